@@ -74,6 +74,7 @@
 //! |---|---|---|
 //! | `async` | yes | [`write_async`](Store#async), `read_async`, `read_stream`, `close_async`: for tasks of any runtime |
 //! | `bundled` | yes | compiles the SQLite that rusqlite carries; without it the system's is linked |
+//! | `csv` | no | [`Bulk::csv`]: CSV files into tables, with the numbers of bad lines |
 //! | `derive` | no | `#[derive(FromRow)]` and `#[derive(Id)]`: structs by the names of columns, keys with a type of their own; `migrations!`: the files of a folder in the program |
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
 //! | `replicate` | no | [`Options::replicate_to`], [`Store::restore_from`] and [`Replica`]: a copy in a folder that is never more than a second behind, in the format of Litestream 0.5 |
@@ -156,6 +157,8 @@ pub use self::migrate::{
 // Bulk work.
 pub use self::bulk::retention::{RetainOptions, Retention};
 pub use self::bulk::{Bulk, BulkJob, BulkProgress, BulkReport, BulkRow, OnViolation, Source, Violation};
+#[cfg(feature = "csv")]
+pub use self::bulk::{BulkCsv, CsvType};
 
 // Maintenance and backups.
 pub use self::backup::{

@@ -18,7 +18,9 @@ const AHEAD: usize = 4;
 
 type Sent = Result<(Vec<Vec<Value>>, usize)>;
 
-pub(super) struct Selected {
+/// The source of `copy_from`.
+#[doc(hidden)]
+pub struct Selected {
     path: PathBuf,
     select: String,
     options: Settings,

@@ -2,9 +2,8 @@
 //! after a kill the row says exactly which rows are there.
 
 use super::Resume;
-use crate::engine::Engine;
+use super::handle::Handle;
 use crate::error::{Error, Result};
-use crate::options::WriteOptions;
 use crate::transaction::WriteTx;
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS larder_bulk(
@@ -19,14 +18,13 @@ pub(super) struct Cursor {
 
 impl Cursor {
     /// Returns the cursor of that job, and what earlier runs have done.
-    pub(super) fn open(engine: &Engine, name: &str, statement: &str) -> Result<(Self, Resume)> {
+    pub(super) fn open(store: &Handle, name: &str, statement: &str) -> Result<(Self, Resume)> {
         let cursor = Self {
             name: name.to_owned(),
             statement: statement.to_owned(),
         };
         let asked = cursor.clone();
-        let label = WriteOptions::new().label("larder: bulk");
-        let done = engine.write("bulk", label, move |tx| {
+        let done = store.write(move |tx| {
             tx.execute_batch(CREATE)?;
             let begun = "SELECT statement, rows, last_key FROM larder_bulk WHERE name = ?1";
             let begun: Option<(String, i64, Option<i64>)> = tx.optional(begun, [&asked.name])?;
@@ -59,10 +57,9 @@ impl Cursor {
     }
 
     /// Forgets the job. Returns the number of rows that it had written.
-    pub(super) fn forget(engine: &Engine, name: &str) -> Result<Option<u64>> {
+    pub(super) fn forget(store: &Handle, name: &str) -> Result<Option<u64>> {
         let name = name.to_owned();
-        let label = WriteOptions::new().label("larder: bulk");
-        engine.write("bulk", label, move |tx| {
+        store.write(move |tx| {
             if !tx.exists(
                 "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'larder_bulk'",
                 [],

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::ToSql;
 
+use super::handle::Handle;
 use super::row::{self, BulkRow};
 use super::{BATCH_ROWS, Resume, Source, Step, sealed};
 use crate::connection::sql_text::{quoted, tokens};
-use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::transaction::ReadTx;
 
@@ -26,8 +26,10 @@ const WIDEST_WINDOW: i64 = 1 << 18;
 /// A read that takes less makes the next window wider, one that takes twice as long narrower.
 const SHORT_READ: Duration = Duration::from_millis(20);
 
-pub(super) struct Keys<'s, P> {
-    engine: &'s Engine,
+/// The source of a deletion or an update.
+#[doc(hidden)]
+pub struct Keys<P> {
+    store: Handle,
     table: String,
     /// What follows `SET`, for an update.
     set: Option<String>,
@@ -51,7 +53,8 @@ enum Plan {
 }
 
 /// The values of the condition, and then the key.
-pub(super) struct KeyRow<P> {
+#[doc(hidden)]
+pub struct KeyRow<P> {
     values: Arc<P>,
     key: i64,
 }
@@ -75,20 +78,20 @@ fn with_more<T>(values: &impl BulkRow, more: &[&dyn ToSql], f: impl FnOnce(&[&dy
     })
 }
 
-impl<'s, P: BulkRow + Sync> Keys<'s, P> {
-    pub(super) fn to_delete(engine: &'s Engine, table: &str, condition: &str, values: P) -> Self {
-        Self::new(engine, table, None, condition, values)
+impl<P: BulkRow + Sync> Keys<P> {
+    pub(super) fn to_delete(store: &Handle, table: &str, condition: &str, values: P) -> Self {
+        Self::new(store, table, None, condition, values)
     }
 
-    pub(super) fn to_update(engine: &'s Engine, table: &str, set: &str, condition: &str, values: P) -> Self {
-        Self::new(engine, table, Some(set), condition, values)
+    pub(super) fn to_update(store: &Handle, table: &str, set: &str, condition: &str, values: P) -> Self {
+        Self::new(store, table, Some(set), condition, values)
     }
 
-    fn new(engine: &'s Engine, table: &str, set: Option<&str>, condition: &str, values: P) -> Self {
+    fn new(store: &Handle, table: &str, set: Option<&str>, condition: &str, values: P) -> Self {
         let mut largest = 0;
         let set = set.map(|set| numbered(set, &mut largest));
         Self {
-            engine,
+            store: store.clone(),
             table: quoted(table),
             set,
             condition: numbered(condition, &mut largest),
@@ -119,8 +122,7 @@ impl<'s, P: BulkRow + Sync> Keys<'s, P> {
     }
 
     fn read<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
-        let timeout = self.engine.options.read_queue_timeout;
-        self.engine.read_internal("larder: bulk", timeout, f)
+        self.store.read(f)
     }
 
     fn plan(&self) -> Result<Plan> {
@@ -237,9 +239,9 @@ fn numbered(sql: &str, largest: &mut usize) -> String {
     result
 }
 
-impl<P> sealed::Sealed for Keys<'_, P> {}
+impl<P> sealed::Sealed for Keys<P> {}
 
-impl<P: BulkRow + Sync> Source for Keys<'_, P> {
+impl<P: BulkRow + Sync> Source for Keys<P> {
     type Row = KeyRow<P>;
 
     fn next(&mut self, is_committed: bool) -> Result<Step<KeyRow<P>>> {

@@ -22,8 +22,13 @@
 //! written in the transaction of the slice.
 
 mod copy;
+#[cfg(feature = "csv")]
+mod csv;
 mod cursor;
 mod feed;
+#[cfg(feature = "async")]
+mod futures;
+mod handle;
 mod keys;
 mod report;
 pub(crate) mod retention;
@@ -34,14 +39,19 @@ use std::ops::ControlFlow;
 use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use self::copy::Selected;
+#[cfg(feature = "csv")]
+pub use self::csv::{BulkCsv, CsvType};
 use self::cursor::Cursor;
 use self::feed::{Batch, Feed, Found};
+use self::handle::Handle;
 use self::keys::Keys;
 pub use self::report::{BulkProgress, BulkReport, Violation};
 pub use self::row::BulkRow;
-use self::slice::{Budget, Done, Slice};
+use self::slice::{Budget, Done, Failed, Slice};
 #[cfg(doc)]
 use crate::Store;
 use crate::engine::Engine;
@@ -129,26 +139,29 @@ pub enum OnViolation {
 /// # Ok::<_, larder::Error>(())
 /// ```
 #[must_use = "nothing is done before `run`"]
-pub struct Bulk<'s> {
-    engine: &'s Engine,
+pub struct Bulk {
+    store: Handle,
     name: Option<String>,
     label: Option<String>,
     slice: Duration,
     on_violation: OnViolation,
     progress: Option<Progress>,
+    /// Set by the drop of its future.
+    is_cancelled: Option<Arc<AtomicBool>>,
 }
 
 type Progress = Box<dyn FnMut(&BulkProgress) -> ControlFlow<()> + Send>;
 
-impl<'s> Bulk<'s> {
-    pub(crate) fn new(engine: &'s Engine) -> Self {
+impl Bulk {
+    pub(crate) fn new(engine: &Engine) -> Self {
         Self {
-            engine,
+            store: Handle::new(engine),
             name: None,
             label: None,
             slice: SLICE,
             on_violation: OnViolation::default(),
             progress: None,
+            is_cancelled: None,
         }
     }
 
@@ -200,7 +213,7 @@ impl<'s> Bulk<'s> {
     ///
     /// Those of [`Store::write`].
     pub fn forget(self, name: &str) -> Result<Option<u64>> {
-        Cursor::forget(self.engine, name)
+        Cursor::forget(&self.store, name)
     }
 
     /// Runs `sql` once for each row, with the values of the row as `?1`, `?2` and so on. It may be any statement that
@@ -209,7 +222,7 @@ impl<'s> Bulk<'s> {
     /// `rows` is any iterator, such as the receiver of a bounded channel that another thread fills. It runs on the
     /// thread that calls [`run`](BulkJob::run), and no transaction is open while it blocks. Rows are committed in
     /// batches: the last ones of a slow source follow when a batch is full or the source ends.
-    pub fn insert<R, I>(self, sql: impl Into<String>, rows: I) -> BulkJob<'s, impl Source<Row = R>>
+    pub fn insert<R, I>(self, sql: impl Into<String>, rows: I) -> BulkJob<Rows<I::IntoIter>>
     where
         R: BulkRow,
         I: IntoIterator<Item = R>,
@@ -223,13 +236,8 @@ impl<'s> Bulk<'s> {
     /// The keys of these rows are read from snapshots, a few thousand at a time: by the index, if the condition has one,
     /// and otherwise in one walk over the table. So the writer never scans, and a row that no longer meets the condition
     /// when its turn comes stays. Rows that are added meanwhile may be deleted, too.
-    pub fn delete<P: BulkRow + Sync>(
-        self,
-        table: &str,
-        condition: &str,
-        values: P,
-    ) -> BulkJob<'s, impl Source<Row = impl BulkRow>> {
-        let keys = Keys::to_delete(self.engine, table, condition, values);
+    pub fn delete<P: BulkRow + Sync>(self, table: &str, condition: &str, values: P) -> BulkJob<Keys<P>> {
+        let keys = Keys::to_delete(&self.store, table, condition, values);
         let sql = keys.statement();
         self.job(sql, keys)
     }
@@ -238,14 +246,8 @@ impl<'s> Bulk<'s> {
     /// as `"state = 'old', at = ?1"`. `values` are the parameters of both, those of `set` first.
     ///
     /// The keys are read as for [`delete`](Self::delete), in one walk over the table, so each row is updated once.
-    pub fn update<P: BulkRow + Sync>(
-        self,
-        table: &str,
-        set: &str,
-        condition: &str,
-        values: P,
-    ) -> BulkJob<'s, impl Source<Row = impl BulkRow>> {
-        let keys = Keys::to_update(self.engine, table, set, condition, values);
+    pub fn update<P: BulkRow + Sync>(self, table: &str, set: &str, condition: &str, values: P) -> BulkJob<Keys<P>> {
+        let keys = Keys::to_update(&self.store, table, set, condition, values);
         let sql = keys.statement();
         self.job(sql, keys)
     }
@@ -255,17 +257,12 @@ impl<'s> Bulk<'s> {
     ///
     /// The other database is opened only to be read, and one snapshot of it is read while the job runs. Its page size and
     /// its text encoding may differ.
-    pub fn copy_from(
-        self,
-        path: impl AsRef<Path>,
-        select: &str,
-        sql: impl Into<String>,
-    ) -> BulkJob<'s, impl Source<Row = impl BulkRow>> {
-        let selected = copy::Selected::new(&self.engine.options, path.as_ref(), select);
+    pub fn copy_from(self, path: impl AsRef<Path>, select: &str, sql: impl Into<String>) -> BulkJob<Selected> {
+        let selected = Selected::new(&self.store.options, path.as_ref(), select);
         self.job(sql.into(), selected)
     }
 
-    fn job<S: Source>(self, sql: String, source: S) -> BulkJob<'s, S> {
+    fn job<S: Source>(self, sql: String, source: S) -> BulkJob<S> {
         BulkJob {
             bulk: self,
             sql,
@@ -318,7 +315,8 @@ pub enum Step<R> {
 }
 
 /// An iterator as a source.
-struct Rows<I>(I);
+#[doc(hidden)]
+pub struct Rows<I>(I);
 
 impl<I> sealed::Sealed for Rows<I> {}
 
@@ -357,13 +355,13 @@ impl<R: BulkRow, I: Iterator<Item = R>> Source for Rows<I> {
 
 /// A job that is ready to run. Made by the verbs of [`Bulk`].
 #[must_use = "nothing is done before `run`"]
-pub struct BulkJob<'s, S> {
-    bulk: Bulk<'s>,
+pub struct BulkJob<S> {
+    bulk: Bulk,
     sql: String,
     source: S,
 }
 
-impl<S: Source> BulkJob<'_, S> {
+impl<S: Source> BulkJob<S> {
     /// Runs the job, and blocks until it is over.
     ///
     /// # Errors
@@ -377,11 +375,15 @@ impl<S: Source> BulkJob<'_, S> {
     /// If the source, the progress callback or a `ToSql` panics. What is committed stays.
     #[track_caller]
     pub fn run(self) -> Result<BulkReport> {
-        let site = CallSite::new(self.bulk.label.clone().map(Into::into), Location::caller());
+        self.run_at(Location::caller())
+    }
+
+    fn run_at(self, caller: &'static Location<'static>) -> Result<BulkReport> {
+        let site = CallSite::new(self.bulk.label.clone().map(Into::into), caller);
         let name = self.bulk.name.as_deref();
-        let engine = self.bulk.engine;
-        engine.shared.queue.check_caller("Bulk::run")?;
-        let running = engine
+        let store = self.bulk.store;
+        store.shared.queue.check_caller("Bulk::run")?;
+        let running = store
             .telemetry
             .bulk
             .begin(name, site.to_string())
@@ -394,7 +396,7 @@ impl<S: Source> BulkJob<'_, S> {
             })?;
         let (cursor, done) = match name {
             Some(name) => {
-                let (cursor, done) = Cursor::open(engine, name, &self.sql)?;
+                let (cursor, done) = Cursor::open(&store, name, &self.sql)?;
                 (Some(cursor), done)
             }
             None => (None, Resume::default()),
@@ -402,7 +404,6 @@ impl<S: Source> BulkJob<'_, S> {
         let mut source = self.source;
         source.resume(done)?;
         let driver = Driver {
-            engine,
             site,
             sql: self.sql.into(),
             on_violation: self.bulk.on_violation,
@@ -411,14 +412,16 @@ impl<S: Source> BulkJob<'_, S> {
             feed: Arc::new(Feed::new(READY)),
             running,
             progress: self.bulk.progress,
+            is_cancelled: self.bulk.is_cancelled,
             report: BulkReport::starting(done.rows),
             began: Instant::now(),
             told: Instant::now(),
             company: None,
             rows: FIRST_ROWS,
             wal_bytes: 0,
-            writes: engine.telemetry.counters.writes.get(),
+            writes: store.telemetry.counters.writes.get(),
             attempts: 0,
+            store,
         };
         driver.run(source)
     }
@@ -430,8 +433,8 @@ fn reply(slice: &mut Pending<Done>, must_wait: bool) -> Option<Result<Done>> {
 }
 
 /// The thread of a job, while it runs.
-struct Driver<'s, R> {
-    engine: &'s Engine,
+struct Driver<R> {
+    store: Handle,
     site: CallSite,
     sql: Arc<str>,
     on_violation: OnViolation,
@@ -440,6 +443,7 @@ struct Driver<'s, R> {
     feed: Arc<Feed<R>>,
     running: Running,
     progress: Option<Progress>,
+    is_cancelled: Option<Arc<AtomicBool>>,
     report: BulkReport,
     began: Instant,
     /// The last call of the progress callback.
@@ -456,10 +460,12 @@ struct Driver<'s, R> {
     attempts: u32,
 }
 
-impl<R: BulkRow> Driver<'_, R> {
+impl<R: BulkRow> Driver<R> {
     fn run<S: Source<Row = R>>(mut self, mut source: S) -> Result<BulkReport> {
         let mut slice: Option<Pending<Done>> = None;
         let mut has_ended = false;
+        // Why the source has ended. The rows before that are written.
+        let mut source_failed = None;
         loop {
             let mut drains = has_ended;
             if !has_ended {
@@ -471,10 +477,8 @@ impl<R: BulkRow> Driver<'_, R> {
                     Ok(Step::AfterCommit) => drains = true,
                     Ok(Step::End) => (has_ended, drains) = (true, true),
                     Err(error) => {
-                        if let Some(slice) = slice.take() {
-                            self.finish(slice.wait())?;
-                        }
-                        return Err(self.failed(None, error));
+                        source_failed = Some(error);
+                        (has_ended, drains) = (true, true);
                     }
                 }
             }
@@ -485,8 +489,7 @@ impl<R: BulkRow> Driver<'_, R> {
                     self.finish(reply)?;
                 }
                 if slice.is_none() && !self.feed.is_empty() {
-                    self.tell(source.left());
-                    if self.report.cancelled {
+                    if self.is_cancelled(source.left()) {
                         return Ok(self.end());
                     }
                     slice = Some(self.submit()?);
@@ -496,7 +499,10 @@ impl<R: BulkRow> Driver<'_, R> {
                 }
             }
             if has_ended && slice.is_none() {
-                return Ok(self.end());
+                return match source_failed {
+                    Some(error) => Err(self.failed(None, None, error)),
+                    None => Ok(self.end()),
+                };
             }
         }
     }
@@ -506,10 +512,11 @@ impl<R: BulkRow> Driver<'_, R> {
         self.report
     }
 
-    fn failed(&self, row: Option<u64>, source: Error) -> Error {
+    fn failed(&self, row: Option<u64>, line: Option<u64>, source: Error) -> Error {
         Error::Bulk {
             rows: self.report.resumed_from + self.report.rows,
             row,
+            line,
             source: Box::new(source),
         }
     }
@@ -519,12 +526,12 @@ impl<R: BulkRow> Driver<'_, R> {
     }
 
     fn submit(&mut self) -> Result<Pending<Done>> {
-        let counters = &self.engine.telemetry.counters;
+        let counters = &self.store.telemetry.counters;
         self.wal_bytes = counters.wal_bytes.get();
         let is_alone = self.is_alone();
         let slice = Slice {
             feed: Arc::clone(&self.feed),
-            shared: Arc::clone(&self.engine.shared),
+            shared: Arc::clone(&self.store.shared),
             sql: Arc::clone(&self.sql),
             on_violation: self.on_violation,
             cursor: self.cursor.clone(),
@@ -537,7 +544,7 @@ impl<R: BulkRow> Driver<'_, R> {
         };
         self.feed.begin();
         // After a rollback that another write of the group has caused, none may join.
-        let order = WriteOrder::of_slice(self.engine.options.durability, self.attempts > 0);
+        let order = WriteOrder::of_slice(self.store.options.durability, self.attempts > 0);
         let submission = Submission {
             call: "Bulk::run",
             site: self.site.clone(),
@@ -546,10 +553,9 @@ impl<R: BulkRow> Driver<'_, R> {
             when_full: WhenFull::Wait,
         };
         let submitted = self
-            .engine
-            .shared
-            .enqueue_write(submission, order, move |tx: &WriteTx<'_>| slice.run(tx));
-        submitted.map_err(|error| self.failed(None, error))
+            .store
+            .enqueue(submission, order, move |tx: &WriteTx<'_>| slice.run(tx));
+        submitted.map_err(|error| self.failed(None, None, error))
     }
 
     /// Takes the report of a slice.
@@ -565,14 +571,15 @@ impl<R: BulkRow> Driver<'_, R> {
         self.report.rows += done.rows;
         self.report.changed += done.changed;
         self.report.skipped += done.skipped;
+        self.report.bad_lines += done.bad_lines;
         let room = MAX_VIOLATIONS - self.report.violations.len();
         self.report.violations.extend(done.violations.into_iter().take(room));
         self.report.slices += 1;
         self.running.note(done.rows, done.took);
         match done.failed {
-            Some(error) => {
+            Some(Failed { line, error }) => {
                 let row = self.report.resumed_from + self.report.rows + 1;
-                Err(self.failed(Some(row), error))
+                Err(self.failed(Some(row), line, error))
             }
             None => Ok(()),
         }
@@ -583,7 +590,7 @@ impl<R: BulkRow> Driver<'_, R> {
         self.attempts += 1;
         let nothing_written = matches!(error.outcome(), Outcome::NotStarted | Outcome::RolledBack);
         if !nothing_written || !error.is_retryable() || self.attempts >= ATTEMPTS {
-            return Err(self.failed(None, error));
+            return Err(self.failed(None, None, error));
         }
         self.feed.rolled_back();
         Ok(())
@@ -591,7 +598,7 @@ impl<R: BulkRow> Driver<'_, R> {
 
     /// Returns whether other threads have written.
     fn note_company(&mut self, done: &Done) -> bool {
-        let writes = self.engine.telemetry.counters.writes.get();
+        let writes = self.store.telemetry.counters.writes.get();
         let others = done.made_wait || writes > self.writes + 1;
         self.writes = writes;
         if others {
@@ -607,7 +614,7 @@ impl<R: BulkRow> Driver<'_, R> {
         } else {
             SLICE_LOG
         };
-        let now = self.engine.telemetry.counters.wal_bytes.get();
+        let now = self.store.telemetry.counters.wal_bytes.get();
         // The log may have begun from its start.
         let added = now.checked_sub(self.wal_bytes).unwrap_or(now);
         if added > target {
@@ -616,6 +623,14 @@ impl<R: BulkRow> Driver<'_, R> {
         } else if done.was_full {
             self.rows *= 2;
         }
+    }
+
+    /// Whether the job is to end before its next slice: calls the progress callback, if it is due.
+    fn is_cancelled(&mut self, left: Option<u64>) -> bool {
+        self.tell(left);
+        let is_dropped = self.is_cancelled.as_ref().is_some_and(|flag| flag.load(Relaxed));
+        self.report.cancelled |= is_dropped;
+        self.report.cancelled
     }
 
     fn tell(&mut self, left: Option<u64>) {

@@ -32,8 +32,11 @@ pub struct BulkReport {
     pub rows: u64,
     /// Rows of tables that were inserted, changed or deleted, with those by triggers.
     pub changed: u64,
-    /// Rows that violated a constraint and were skipped ([`OnViolation::Skip`](super::OnViolation::Skip)).
+    /// Rows that violated a constraint, and bad lines, that were skipped
+    /// ([`OnViolation::Skip`](super::OnViolation::Skip)).
     pub skipped: u64,
+    /// Of these, the lines of a CSV file that are no rows of the table. Always 0 of other sources.
+    pub bad_lines: u64,
     /// The first 100 of these.
     pub violations: Vec<Violation>,
     /// Bytes of the values of the rows: 8 for a number, the length of a text or a blob.
@@ -54,6 +57,7 @@ impl BulkReport {
             rows: 0,
             changed: 0,
             skipped: 0,
+            bad_lines: 0,
             violations: Vec::new(),
             bytes: 0,
             slices: 0,
@@ -63,14 +67,16 @@ impl BulkReport {
     }
 }
 
-/// A row that violated a constraint and was skipped.
+/// A row that violated a constraint, or a bad line of a CSV file, that was skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Violation {
     /// The number of the row in its source, from 1.
     pub row: u64,
-    /// The error, with the constraint.
+    /// The number of its line, of a CSV file, from 1.
+    pub line: Option<u64>,
+    /// The error, with the constraint, or what is wrong with the line.
     pub error: String,
 }
 
@@ -82,6 +88,9 @@ impl fmt::Display for BulkReport {
         }
         if self.skipped > 0 {
             write!(f, ", {} skipped", self.skipped)?;
+        }
+        if self.bad_lines > 0 {
+            write!(f, " ({} bad lines)", self.bad_lines)?;
         }
         if self.cancelled {
             f.write_str(", cancelled")?;

@@ -4,6 +4,8 @@
 use rusqlite::ToSql;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
+use super::OnViolation;
+
 /// One row of [`Bulk::insert`](super::Bulk::insert): the values of the statement's parameters, `?1` first.
 ///
 /// Tuples of up to 16 values, arrays and `Vec`s are rows. The values are bound by the writer thread.
@@ -16,6 +18,18 @@ pub trait BulkRow: Send + 'static {
     /// The key of the row, of a job that walks over a table.
     #[doc(hidden)]
     fn key(&self) -> Option<i64> {
+        None
+    }
+
+    /// The number of its line, of a row of a file.
+    #[doc(hidden)]
+    fn line(&self) -> Option<u64> {
+        None
+    }
+
+    /// Why a line is no row, and what the job does with it.
+    #[doc(hidden)]
+    fn problem(&self) -> Option<(&str, OnViolation)> {
         None
     }
 }

@@ -51,13 +51,22 @@ pub(super) struct Done {
     pub(super) changed: u64,
     pub(super) skipped: u64,
     pub(super) violations: Vec<Violation>,
-    /// The error of the row after the last one.
-    pub(super) failed: Option<Error>,
+    /// Of these, lines that are no rows.
+    pub(super) bad_lines: u64,
+    /// The row after the last one.
+    pub(super) failed: Option<Failed>,
     /// Whether another write waited as it ended.
     pub(super) made_wait: bool,
     /// Whether it ended because it had written its rows.
     pub(super) was_full: bool,
     pub(super) took: Duration,
+}
+
+/// A row that fails the job.
+pub(super) struct Failed {
+    /// The number of its line, of a row of a file.
+    pub(super) line: Option<u64>,
+    pub(super) error: Error,
 }
 
 impl<R: BulkRow> Slice<R> {
@@ -72,21 +81,20 @@ impl<R: BulkRow> Slice<R> {
         let before = tx.total_changes();
         let mut done = Done::default();
         let mut last_key = None;
-        self.feed.write_each(|row| {
-            let written = row.with_values(|values| tx.execute(&self.sql, values));
-            if let Err(error) = written {
-                let is_violation = error.constraint().is_some() && !tx.has_ended();
-                if !is_violation {
-                    return Err(error);
-                }
-                if self.on_violation == OnViolation::Fail {
-                    done.failed = Some(error);
+        self.feed.write_each(|row| -> Result<Next> {
+            let refused = self.write_row(tx, row)?;
+            if let Some((error, policy)) = refused {
+                let line = row.line();
+                if policy == OnViolation::Fail {
+                    done.failed = Some(Failed { line, error });
                     return Ok(Next::StopBefore);
                 }
                 done.skipped += 1;
+                done.bad_lines += u64::from(row.problem().is_some());
                 if done.violations.len() < MAX_VIOLATIONS {
                     done.violations.push(Violation {
                         row: self.position + done.rows + 1,
+                        line,
                         error: error.to_string(),
                     });
                 }
@@ -112,6 +120,19 @@ impl<R: BulkRow> Slice<R> {
         }
         done.took = began.elapsed();
         Ok(done)
+    }
+
+    /// Writes a row. Returns what is wrong with that row alone, and the policy for it.
+    fn write_row(&self, tx: &WriteTx<'_>, row: &R) -> Result<Option<(Error, OnViolation)>> {
+        if let Some((problem, policy)) = row.problem() {
+            let problem = problem.to_owned();
+            return Ok(Some((Error::Csv { problem, source: None }, policy)));
+        }
+        match row.with_values(|values| tx.execute(&self.sql, values)) {
+            Ok(_) => Ok(None),
+            Err(error) if error.constraint().is_some() && !tx.has_ended() => Ok(Some((error, self.on_violation))),
+            Err(error) => Err(error),
+        }
     }
 
     fn is_over(&self, elapsed: Duration) -> bool {

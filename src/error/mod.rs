@@ -179,7 +179,11 @@ pub enum Error {
     /// A bulk job stopped before its end. The rows before that are committed, and stay.
     #[error(
         "the bulk job stopped{} with {rows} rows committed: {source}",
-        match row { Some(row) => format!(" at row {row} of its source"), None => String::new() }
+        match (row, line) {
+            (Some(row), Some(line)) => format!(" at line {line} (row {row} of its source)"),
+            (Some(row), None) => format!(" at row {row} of its source"),
+            (None, _) => String::new(),
+        }
     )]
     Bulk {
         /// How many rows of the source are committed, with those that were skipped and those of earlier runs of a
@@ -187,9 +191,21 @@ pub enum Error {
         rows: u64,
         /// The number of the row that the error is about, from 1.
         row: Option<u64>,
+        /// The number of its line, if the source is a CSV file, from 1.
+        line: Option<u64>,
         /// The reason.
         #[source]
         source: Box<Error>,
+    },
+
+    /// A CSV file cannot be read, its header does not fit the table, or a line of it is bad. Only `BulkCsv` returns it,
+    /// for a bad line as the source of [`Bulk`](Error::Bulk).
+    #[error("{problem}")]
+    Csv {
+        /// What is wrong, with the name of the column.
+        problem: String,
+        /// The error of the reader, if there is one.
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
 
     /// The queue was full, and the call had [`WhenFull::Fail`](crate::WhenFull::Fail). The write or read did not start.
@@ -645,6 +661,7 @@ impl Error {
             | Error::Backup { .. }
             | Error::Restore { .. } => Outcome::RolledBack,
             Error::Options { .. }
+            | Error::Csv { .. }
             | Error::Open { .. }
             | Error::AlreadyOpen { .. }
             | Error::InUse { .. }
@@ -875,6 +892,7 @@ impl Error {
             Error::Pragma { .. } => "pragma",
             Error::Migration(_) => "migration",
             Error::Bulk { source, .. } => source.kind(),
+            Error::Csv { .. } => "csv",
             Error::QueueFull { .. } => "queue_full",
             Error::QueueTimeout { .. } => "queue_timeout",
             Error::ReadQueueTimeout { .. } => "read_queue_timeout",

@@ -184,7 +184,7 @@ impl Store {
 impl Store {
     /// Inserts, deletes, updates or merges many rows in slices, which delay no other write for long. Nothing happens
     /// before [`BulkJob::run`](crate::BulkJob::run).
-    pub fn bulk(&self) -> Bulk<'_> {
+    pub fn bulk(&self) -> Bulk {
         Bulk::new(self.engine())
     }
 

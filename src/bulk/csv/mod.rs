@@ -1,0 +1,497 @@
+//! CSV files into a table.
+//!
+//! ```text
+//! input.rs    the bytes of the file: byte order mark, quotes that stay open, numbers of lines
+//! columns.rs  the columns of the table and their types; a field as a value of its column
+//! ```
+//!
+//! A bad line is a row of the source like any other, which the slice leaves out or refuses. So a resumed job counts the
+//! same rows, and the first error of the file is the one that is reported.
+
+mod columns;
+mod input;
+
+use std::collections::BTreeSet;
+#[cfg(feature = "async")]
+use std::future::Future;
+use std::io::Read;
+use std::panic::Location;
+
+use csv::{ByteRecord, Reader, ReaderBuilder};
+use rusqlite::ToSql;
+use rusqlite::types::Value;
+
+use self::columns::{Column, Field, Target};
+use self::input::Input;
+use super::row::{self, BulkRow};
+use super::{BATCH_BYTES, BATCH_ROWS, Bulk, BulkJob, BulkReport, OnViolation, Resume, Source, Step, sealed};
+use crate::error::{Error, Result};
+
+/// The default of [`BulkCsv::max_line`].
+const MAX_LINE: u64 = 64 << 20;
+
+/// How the fields of a column are read. See [`BulkCsv::types`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CsvType {
+    /// A whole number of 64 bits.
+    Integer,
+    /// A decimal number. `inf` and `nan` are none.
+    Real,
+    /// An integer or a decimal number if it is one, and otherwise text.
+    Numeric,
+    /// Text in UTF-8, as it stands: `007` keeps its zeros.
+    Text,
+    /// The bytes of the field.
+    Blob,
+}
+
+/// A CSV file that is loaded into a table, in slices beside other writes. Made by [`Bulk::csv`].
+///
+/// The first line is the header: each name in it is a column of the table, and each column that is `NOT NULL` and has no
+/// default is in it. A field becomes a value of the type of its column, by its declared type or affinity: an `INTEGER`
+/// column gets an integer, and a `TEXT` column keeps `007`. An empty field is NULL ([`nulls`](Self::nulls)).
+///
+/// A line is bad if it has another number of fields than the header, a value that is none of its column's type, text that
+/// is not in UTF-8, or a quote that is not closed. A bad line fails the job, or is left out and reported
+/// ([`on_bad_line`](Self::on_bad_line)). Errors and [`Violation`](super::Violation)s have the number of the line in the
+/// file; a line whose fields contain line ends has that of its first.
+///
+/// Quotes, line ends in quotes, `\r\n`, and a byte order mark are understood. Empty lines are left out.
+///
+/// ```
+/// use larder::Store;
+///
+/// let store = Store::open_temp()?;
+/// store.write(|tx| tx.execute_batch("CREATE TABLE airports(code TEXT PRIMARY KEY, name TEXT NOT NULL, alt INTEGER) STRICT"))?;
+///
+/// let file = "code,name,alt\nEWR,Newark Liberty Intl,18\nLGA,\"La Guardia\",22\n";
+/// let report = store.bulk().csv(file.as_bytes()).into("airports").run()?;
+/// assert_eq!(report.rows, 2);
+///
+/// let bad = "code,name,alt\nJFK,John F Kennedy Intl,thirteen\n";
+/// let error = store.bulk().csv(bad.as_bytes()).into("airports").run().unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "the bulk job stopped at line 2 (row 1 of its source) with 0 rows committed: column alt: \"thirteen\" is no INTEGER"
+/// );
+/// # Ok::<_, larder::Error>(())
+/// ```
+#[cfg_attr(docsrs, doc(cfg(feature = "csv")))]
+#[must_use = "nothing is done before `run`"]
+pub struct BulkCsv<R> {
+    bulk: Bulk,
+    reader: R,
+    table: Option<String>,
+    columns: Option<Vec<String>>,
+    has_header: bool,
+    renamed: Vec<(String, String)>,
+    ignored: Vec<String>,
+    types: Vec<(String, CsvType)>,
+    nulls: Vec<Vec<u8>>,
+    delimiter: u8,
+    quote: Option<u8>,
+    on_bad_line: OnViolation,
+    upserts: bool,
+    max_line: u64,
+}
+
+impl Bulk {
+    /// Loads a CSV file into a table: see [`BulkCsv`].
+    ///
+    /// `reader` is a file, the output of a process, a slice of bytes. It is read in large pieces, so it needs no
+    /// `BufReader`, on the thread that calls [`run`](BulkCsv::run). No transaction is open while it blocks.
+    ///
+    /// A [resumable](Self::resumable) job counts the lines of the file, bad ones too, and goes on behind those of earlier
+    /// runs: give it the same file, from its beginning.
+    #[cfg_attr(docsrs, doc(cfg(feature = "csv")))]
+    pub fn csv<R: Read>(self, reader: R) -> BulkCsv<R> {
+        BulkCsv {
+            bulk: self,
+            reader,
+            table: None,
+            columns: None,
+            has_header: true,
+            renamed: Vec::new(),
+            ignored: Vec::new(),
+            types: Vec::new(),
+            nulls: vec![Vec::new()],
+            delimiter: b',',
+            quote: Some(b'"'),
+            on_bad_line: OnViolation::default(),
+            upserts: false,
+            max_line: MAX_LINE,
+        }
+    }
+}
+
+impl<R: Read> BulkCsv<R> {
+    /// The table, which exists already in the main database. It must be given.
+    pub fn into(mut self, table: impl Into<String>) -> Self {
+        self.table = Some(table.into());
+        self
+    }
+
+    /// The columns of the fields, in their order, in the place of the names in the header. Give
+    /// [`has_header(false)`](Self::has_header), too, if the file has no header.
+    pub fn columns<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.columns = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Whether the first line is a header. The default is `true`. A file without one needs [`columns`](Self::columns).
+    pub fn has_header(mut self, has_header: bool) -> Self {
+        self.has_header = has_header;
+        self
+    }
+
+    /// The field with this name in the header is for that column.
+    pub fn rename(mut self, field: impl Into<String>, column: impl Into<String>) -> Self {
+        self.renamed.push((field.into(), column.into()));
+        self
+    }
+
+    /// Leaves out the fields with these names.
+    pub fn ignore<N: Into<String>>(mut self, fields: impl IntoIterator<Item = N>) -> Self {
+        self.ignored.extend(fields.into_iter().map(Into::into));
+        self
+    }
+
+    /// How the fields of these columns are read, in the place of the types of the table: `Text` for a column of integers
+    /// that may contain words, for example.
+    pub fn types<N: Into<String>>(mut self, types: impl IntoIterator<Item = (N, CsvType)>) -> Self {
+        self.types
+            .extend(types.into_iter().map(|(name, kind)| (name.into(), kind)));
+        self
+    }
+
+    /// The fields that are NULL, exactly as they stand. The default is the empty field, in quotes or not. With
+    /// `["", "NA"]` it is `NA`, too; with `["NA"]` an empty field is an empty text, and a bad line in a column of numbers.
+    pub fn nulls<N: Into<Vec<u8>>>(mut self, fields: impl IntoIterator<Item = N>) -> Self {
+        self.nulls = fields.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The byte between two fields. The default is a comma.
+    pub fn delimiter(mut self, delimiter: u8) -> Self {
+        self.delimiter = delimiter;
+        self
+    }
+
+    /// The byte around fields that contain delimiters and line ends; doubled inside of them, it stands for itself. The
+    /// default is `"`. With `None` no byte has that meaning.
+    pub fn quote(mut self, quote: Option<u8>) -> Self {
+        self.quote = quote;
+        self
+    }
+
+    /// What the job does with a bad line. The default is [`OnViolation::Fail`]. For rows that violate a constraint, see
+    /// [`Bulk::on_violation`].
+    pub fn on_bad_line(mut self, policy: OnViolation) -> Self {
+        self.on_bad_line = policy;
+        self
+    }
+
+    /// Updates the row with the same primary key, if there is one: the columns of the file get its values, and all else
+    /// stays, rows of other tables that refer to it, too (`ON CONFLICT .. DO UPDATE`).
+    pub fn upsert(mut self) -> Self {
+        self.upserts = true;
+        self
+    }
+
+    /// The largest line, in bytes, about: 64 MiB by default. A quote that is never closed makes one line of the rest of the
+    /// file, and it is held in memory. A longer line fails the job.
+    pub fn max_line(mut self, bytes: u64) -> Self {
+        self.max_line = bytes;
+        self
+    }
+
+    /// Loads the file, and blocks until it is done.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Csv`]: the header does not fit the table, or cannot be read. Nothing was written.
+    /// - [`Error::Bulk`]: a line failed the job. It has the number of the line, how many rows are committed, and the reason:
+    ///   [`Error::Csv`] for a bad line, otherwise see [`BulkJob::run`].
+    /// - [`Error::Options`]: [`into`](Self::into) is missing, or the errors of [`BulkJob::run`].
+    ///
+    /// # Panics
+    ///
+    /// If the reader or the progress callback panics.
+    #[track_caller]
+    pub fn run(self) -> Result<BulkReport> {
+        self.run_at(Location::caller())
+    }
+
+    fn run_at(self, caller: &'static Location<'static>) -> Result<BulkReport> {
+        self.bulk.store.shared.queue.check_caller("Bulk::run")?;
+        self.job()?.run_at(caller)
+    }
+
+    /// Reads the header, and looks up the table.
+    fn job(self) -> Result<BulkJob<Lines<R>>> {
+        let table = self
+            .table
+            .ok_or_else(|| missing("BulkCsv::into", "give the table of the rows"))?;
+        if !self.has_header && self.columns.is_none() {
+            return Err(missing(
+                "BulkCsv::columns",
+                "a file without a header needs the names of its columns",
+            ));
+        }
+        let mut lines = Lines {
+            reader: ReaderBuilder::new()
+                .delimiter(self.delimiter)
+                .quote(self.quote.unwrap_or(b'"'))
+                .quoting(self.quote.is_some())
+                .has_headers(false)
+                // A line of another length is a bad line, and not the end.
+                .flexible(true)
+                .from_reader(Input::new(self.reader, self.max_line)),
+            record: ByteRecord::new(),
+            line: 1,
+            has_open_quote: false,
+            width: 0,
+            columns: Vec::new(),
+            nulls: self.nulls,
+            on_bad_line: self.on_bad_line,
+            failed: None,
+        };
+        let names = lines.names(self.has_header, self.columns)?;
+        lines.width = names.len();
+        let fields = fields(names, &self.renamed, &self.ignored)?;
+        let (types, upserts) = (self.types, self.upserts);
+        let target = self
+            .bulk
+            .store
+            .read(|tx| Target::find(tx, &table, fields, &types, upserts))?;
+        lines.columns = target.columns;
+        Ok(self.bulk.job(target.sql, lines))
+    }
+}
+
+#[cfg(feature = "async")]
+impl<R: Read + Send + 'static> BulkCsv<R> {
+    /// As [`run`](Self::run), but on a thread of its own: see [`BulkJob::run_async`].
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    #[cfg_attr(docsrs, doc(cfg(all(feature = "async", feature = "csv"))))]
+    #[track_caller]
+    pub fn run_async(mut self) -> impl Future<Output = Result<BulkReport>> + Send + use<R> {
+        let caller = Location::caller();
+        let cancel = self.bulk.cancelled_by();
+        super::futures::on_a_thread(cancel, move || self.run_at(caller))
+    }
+}
+
+fn missing(option: &'static str, problem: &str) -> Error {
+    Error::Options {
+        option,
+        problem: problem.into(),
+    }
+}
+
+fn refused(problem: String) -> Error {
+    Error::Csv { problem, source: None }
+}
+
+/// The fields that are loaded.
+fn fields(names: Vec<String>, renamed: &[(String, String)], ignored: &[String]) -> Result<Vec<Field>> {
+    let given = renamed.iter().map(|(name, _)| name).chain(ignored);
+    if let Some(missing) = given.clone().find(|name| !names.contains(name)) {
+        return Err(refused(format!(
+            "there is no field {missing:?}; the fields are {}",
+            names.join(", ")
+        )));
+    }
+    let mut seen = BTreeSet::new();
+    let mut fields = Vec::new();
+    for (at, name) in names.iter().enumerate().filter(|(_, name)| !ignored.contains(name)) {
+        if !seen.insert(name) {
+            return Err(refused(format!("the header has {name:?} twice: give BulkCsv::columns")));
+        }
+        let other = renamed.iter().find(|(from, _)| from == name);
+        fields.push(Field {
+            at,
+            name: other.map_or(name, |(_, to)| to).clone(),
+        });
+    }
+    if fields.is_empty() {
+        return Err(refused("all fields are left out: see BulkCsv::ignore".into()));
+    }
+    Ok(fields)
+}
+
+/// The lines of a file as a source.
+pub(super) struct Lines<R> {
+    reader: Reader<Input<R>>,
+    record: ByteRecord,
+    /// The number of the line that was read.
+    line: u64,
+    has_open_quote: bool,
+    /// Number of fields in a line.
+    width: usize,
+    columns: Vec<Column>,
+    nulls: Vec<Vec<u8>>,
+    on_bad_line: OnViolation,
+    /// Why no more lines can be read, once those before are given.
+    failed: Option<Error>,
+}
+
+/// A line of the file.
+pub(super) struct Line {
+    number: u64,
+    values: Result<Vec<Value>, String>,
+    on_bad_line: OnViolation,
+}
+
+impl BulkRow for Line {
+    fn with_values<T>(&self, f: impl FnOnce(&[&dyn ToSql]) -> T) -> T {
+        let values = self.values.as_ref().map_or(&[] as &[Value], Vec::as_slice);
+        let values: Vec<&dyn ToSql> = values.iter().map(|value| value as &dyn ToSql).collect();
+        f(&values)
+    }
+
+    fn line(&self) -> Option<u64> {
+        Some(self.number)
+    }
+
+    fn problem(&self) -> Option<(&str, OnViolation)> {
+        let problem = self.values.as_ref().err()?;
+        Some((problem, self.on_bad_line))
+    }
+}
+
+impl<R: Read> Lines<R> {
+    /// The names of the fields.
+    fn names(&mut self, has_header: bool, given: Option<Vec<String>>) -> Result<Vec<String>> {
+        if !has_header {
+            return Ok(given.unwrap_or_default());
+        }
+        if !self.read()? {
+            return Err(refused(
+                "the file is empty: it lacks the header with the names of the columns".into(),
+            ));
+        }
+        if self.has_open_quote {
+            return Err(refused(
+                "the header has a quote that is not closed until the end of the file".into(),
+            ));
+        }
+        if let Some(given) = given {
+            if given.len() != self.record.len() {
+                return Err(refused(format!(
+                    "{} columns are given (BulkCsv::columns), and the header has {} fields",
+                    given.len(),
+                    self.record.len()
+                )));
+            }
+            return Ok(given);
+        }
+        let name = |field: &[u8]| {
+            let text = std::str::from_utf8(field);
+            text.map(|text| text.trim().to_owned())
+                .map_err(|_| refused("the header is not in UTF-8: convert the file, with iconv".into()))
+        };
+        self.record.iter().map(name).collect()
+    }
+
+    /// Reads a line. Returns false at the end.
+    fn read(&mut self) -> Result<bool> {
+        let begin = self.reader.position().byte();
+        self.reader.get_mut().begin_record(begin);
+        let read = self.reader.read_byte_record(&mut self.record);
+        let is_there = read.map_err(|error| self.unreadable(error))?;
+        if is_there {
+            let position = self.reader.position();
+            let input = self.reader.get_ref();
+            self.has_open_quote = input.has_open_quote(position.byte());
+            let inside = self.record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
+            let ended = !self.has_open_quote && input.ends_with_line_feed(position.byte());
+            self.line = position.line() - inside - u64::from(ended);
+        }
+        Ok(is_there)
+    }
+
+    fn unreadable(&self, error: csv::Error) -> Error {
+        let line = self.reader.position().line();
+        if self.reader.get_ref().is_too_long() {
+            return refused(format!(
+                "a line that ends after line {} is too long: a quote may not be closed; otherwise raise BulkCsv::max_line",
+                line - 1
+            ));
+        }
+        Error::Csv {
+            problem: format!("the file cannot be read after line {}: {error}", line - 1),
+            source: Some(Box::new(error)),
+        }
+    }
+
+    /// The values of the line, or what is wrong with it.
+    fn values(&self) -> Result<Vec<Value>, String> {
+        if self.has_open_quote {
+            return Err("a quote of this line is not closed until the end of the file".into());
+        }
+        if self.record.len() != self.width {
+            return Err(format!(
+                "the number of its fields is {}, and that of the header {}",
+                self.record.len(),
+                self.width
+            ));
+        }
+        self.columns
+            .iter()
+            .map(|column| column.value(&self.record[column.at()], &self.nulls))
+            .collect()
+    }
+}
+
+impl<R> sealed::Sealed for Lines<R> {}
+
+impl<R: Read> Source for Lines<R> {
+    type Row = Line;
+
+    fn next(&mut self, _is_committed: bool) -> Result<Step<Line>> {
+        let (mut rows, mut bytes) = (Vec::with_capacity(BATCH_ROWS), 0);
+        while self.failed.is_none() && rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
+            match self.read() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
+            }
+            let row = Line {
+                number: self.line,
+                values: self.values(),
+                on_bad_line: self.on_bad_line,
+            };
+            bytes += row::bytes(&row);
+            rows.push(row);
+        }
+        if !rows.is_empty() {
+            return Ok(Step::Rows(rows, bytes));
+        }
+        self.failed.take().map_or(Ok(Step::End), Err)
+    }
+
+    fn resume(&mut self, done: Resume) -> Result<()> {
+        for at in 0..done.rows {
+            if !self.read()? {
+                return Err(refused(format!(
+                    "earlier runs have read {} lines behind the header, and this file has {at}: it is another file, and \
+                     Bulk::forget lets the job begin from the first line",
+                    done.rows
+                )));
+            }
+        }
+        Ok(())
+    }
+}

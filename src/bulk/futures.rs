@@ -1,0 +1,112 @@
+//! Jobs that an async caller awaits. A job blocks, so it has a thread of its own, and its future is the reply of that
+//! thread: no runtime is needed.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::thread;
+
+use super::{Bulk, BulkJob, BulkReport, Source};
+use crate::error::{Error, Result};
+use crate::queue::slot::{Caller, Reply, Slot};
+use crate::runtime::panic::quietly;
+
+impl<S: Source + Send + 'static> BulkJob<S> {
+    /// As [`run`](Self::run), but on a thread of its own, `larder-bulk`, and returns a future for any runtime. It does
+    /// nothing before its first poll.
+    ///
+    /// Dropping the future cancels the job at the end of its slice, as the progress callback does: what is committed
+    /// stays. A source that blocks keeps the thread until it has given its next rows. The job does not keep the store
+    /// open: once the last clone of the `Store` is dropped, it ends with [`Error::Closed`] as the reason.
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write_async(|tx| tx.execute_batch("CREATE TABLE log(n INTEGER) STRICT")).await?;
+    /// let rows = (0..10_000).map(|n| (n,));
+    /// let report = store
+    ///     .bulk()
+    ///     .insert("INSERT INTO log(n) VALUES (?1)", rows)
+    ///     .run_async()
+    ///     .await?;
+    /// assert_eq!(report.rows, 10_000);
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), and [`Error::Open`] if no thread can be started.
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+    #[track_caller]
+    pub fn run_async(mut self) -> impl Future<Output = Result<BulkReport>> + Send + use<S> {
+        let caller = Location::caller();
+        let cancel = self.bulk.cancelled_by();
+        on_a_thread(cancel, move || self.run_at(caller))
+    }
+}
+
+/// What cancels a job from another thread.
+pub(super) struct Cancel {
+    is_cancelled: Arc<AtomicBool>,
+    path: std::path::PathBuf,
+}
+
+impl Bulk {
+    pub(super) fn cancelled_by(&mut self) -> Cancel {
+        let is_cancelled = Arc::default();
+        self.is_cancelled = Some(Arc::clone(&is_cancelled));
+        Cancel {
+            is_cancelled,
+            path: self.store.shared.path.clone(),
+        }
+    }
+}
+
+/// Runs a job on a thread of its own from the first poll on.
+pub(super) async fn on_a_thread(
+    cancel: Cancel,
+    job: impl FnOnce() -> Result<BulkReport> + Send + 'static,
+) -> Result<BulkReport> {
+    let slot = Arc::new(Slot::new(Caller::Task));
+    let running = Running {
+        slot: Arc::clone(&slot),
+        is_cancelled: cancel.is_cancelled,
+    };
+    let run = move || {
+        let report = catch_unwind(AssertUnwindSafe(job));
+        let reply = report.map_or_else(Reply::Panicked, Reply::Returned);
+        // The waker is user code.
+        quietly(|| slot.complete(reply));
+    };
+    let thread = thread::Builder::new().name("larder-bulk".into()).spawn(run);
+    thread.map_err(|error| Error::no_thread(&cancel.path, "a bulk job", error))?;
+    running.await
+}
+
+/// The future of the report. Its drop cancels the job.
+struct Running {
+    slot: Arc<Slot<BulkReport>>,
+    is_cancelled: Arc<AtomicBool>,
+}
+
+impl Future for Running {
+    type Output = Result<BulkReport>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.slot.poll_reply(context, false)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.is_cancelled.store(true, Relaxed);
+    }
+}
