@@ -338,6 +338,7 @@ fn closing_ends_it_at_a_slice() {
         rows,
         row: None,
         source,
+        ..
     } = &error
     else {
         panic!("{error}")

@@ -1,6 +1,10 @@
 //! Bulk jobs: every row once, beside other writes, through errors, cancellations and kills.
 
+#[cfg(feature = "async")]
+mod awaited;
 mod copy_from;
+#[cfg(feature = "csv")]
+pub(crate) mod csv;
 mod deletes;
 pub(crate) mod inserts;
 pub(crate) mod retention;

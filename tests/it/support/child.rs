@@ -29,6 +29,8 @@ type Run = fn(&Task);
 const CHILDREN: &[(&str, Run)] = &[
     ("backup::backups", crate::backup::backups::child),
     ("backup::restore", crate::backup::restore::child),
+    #[cfg(feature = "csv")]
+    ("bulk::csv", crate::bulk::csv::child),
     ("bulk::inserts", crate::bulk::inserts::child),
     ("bulk::retention", crate::bulk::retention::child),
     ("connection::causes", crate::connection::causes::child),

@@ -1,0 +1,509 @@
+//! CSV files: which rows are there, and which lines are named.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use larder::rusqlite::types::Value;
+use larder::{BulkCsv, BulkReport, CsvType, Error, OnViolation, Options, Outcome, Store};
+
+use crate::support::child::{Child, PATIENCE, Task, listen, tell};
+use crate::support::count;
+
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, text TEXT, n REAL, raw BLOB) STRICT";
+
+fn store() -> Store {
+    with(TABLE)
+}
+
+fn with(schema: &'static str) -> Store {
+    let store = Store::open_temp().unwrap();
+    store.write(move |tx| tx.execute_batch(schema)).unwrap();
+    store
+}
+
+fn csv<'a>(store: &Store, file: &'a (impl AsRef<[u8]> + ?Sized)) -> BulkCsv<&'a [u8]> {
+    store.bulk().csv(file.as_ref()).into("t")
+}
+
+/// All rows of `t`, as SQLite prints their values.
+fn rows(store: &Store) -> Vec<String> {
+    let columns: Vec<String> = store
+        .read(|tx| {
+            tx.scalars(
+                "SELECT 'quote(\"' || name || '\")' FROM pragma_table_info('t') ORDER BY cid",
+                [],
+            )
+        })
+        .unwrap();
+    let select = format!("SELECT {} FROM t ORDER BY rowid", columns.join(" || ' ' || "));
+    store.read(|tx| tx.scalars(&select, [])).unwrap()
+}
+
+/// The number of the line and the message.
+fn refusal(result: larder::Result<BulkReport>) -> (Option<u64>, String) {
+    match result.unwrap_err() {
+        Error::Bulk { line, source, .. } => (line, source.to_string()),
+        error @ Error::Csv { .. } => (None, error.to_string()),
+        other => panic!("{other}"),
+    }
+}
+
+fn line_of(result: larder::Result<BulkReport>) -> u64 {
+    let (line, message) = refusal(result);
+    line.unwrap_or_else(|| panic!("{message}"))
+}
+
+/// In another process: loads a file until it is killed.
+pub(crate) fn child(task: &Task) {
+    let store = Options::new().open(&task.args[0]).unwrap();
+    store.write(|tx| tx.execute_batch(TABLE)).unwrap();
+    tell("open");
+    let file = File::open(&task.args[1]).unwrap();
+    let job = store
+        .bulk()
+        .resumable("load")
+        .csv(file)
+        .into("t")
+        .on_bad_line(OnViolation::Skip);
+    let report = job.run().unwrap();
+    tell(format!("done {}", report.resumed_from + report.rows));
+    listen();
+}
+
+#[test]
+fn values_have_the_types_of_their_columns() {
+    let store = store();
+    let file = "text,id,raw,n\n007,1,ab,2.5\n,2,,\n\"a \"\"b\"\", c\",3,\"x\ny\",1e3\n";
+    let report = csv(&store, file).run().unwrap();
+    assert_eq!((report.rows, report.changed, report.bad_lines), (3, 3, 0));
+    assert_eq!(
+        rows(&store),
+        [
+            "1 '007' 2.5 X'6162'",
+            "2 NULL NULL NULL",
+            "3 'a \"b\", c' 1000.0 X'780A79'"
+        ]
+    );
+}
+
+#[test]
+fn affinities_of_tables_that_are_not_strict() {
+    let store = with("CREATE TABLE t(a INT, b VARCHAR(9), c NUMERIC, d DATE, e)");
+    csv(&store, "a,b,c,d,e\n01,01,01,2013-01-01,01\n").run().unwrap();
+    assert_eq!(rows(&store), ["1 '01' 1 '2013-01-01' '01'"]);
+    assert_eq!(
+        refusal(csv(&store, "a\nx\n").run()),
+        (Some(2), "column a: \"x\" is no INTEGER".into())
+    );
+    // The caller knows better.
+    csv(&store, "a,e\nx,5\n")
+        .types([("a", CsvType::Text), ("E", CsvType::Integer)])
+        .run()
+        .unwrap();
+    assert_eq!(rows(&store)[1], "'x' NULL NULL NULL 5");
+    let (_, message) = refusal(csv(&store, "a\nx\n").types([("b", CsvType::Text)]).run());
+    assert!(message.contains("\"b\""), "{message}");
+}
+
+#[test]
+fn nulls_are_what_was_given() {
+    let store = store();
+    let file = "id,text,n\n1,,NA\n2,NA,\n";
+    csv(&store, file).nulls(["", "NA"]).run().unwrap();
+    assert_eq!(rows(&store), ["1 NULL NULL NULL", "2 NULL NULL NULL"]);
+    let (line, message) = refusal(csv(&store, "id,text,n\n3,,NA\n4,NA,\n").nulls(["NA"]).run());
+    assert_eq!((line, &*message), (Some(3), "column n: \"\" is no REAL"));
+    assert_eq!(rows(&store)[2], "3 '' NULL NULL");
+}
+
+#[test]
+fn delimiters_quotes_marks_and_line_ends() {
+    let store = store();
+    let file = b"\xef\xbb\xbfid;text\r\n1;'a;b'\r\n\r\n2;\"c\"\r\n";
+    csv(&store, file).delimiter(b';').quote(Some(b'\'')).run().unwrap();
+    csv(&store, "id\ttext\n3\t\"open\n")
+        .delimiter(b'\t')
+        .quote(None)
+        .run()
+        .unwrap();
+    // A byte order mark before a first line that is none.
+    csv(&store, b"\xef\xbb\xbf4,x")
+        .columns(["id", "text"])
+        .has_header(false)
+        .run()
+        .unwrap();
+    assert_eq!(
+        rows(&store),
+        [
+            "1 'a;b' NULL NULL",
+            "2 '\"c\"' NULL NULL",
+            "3 '\"open' NULL NULL",
+            "4 'x' NULL NULL"
+        ]
+    );
+    let utf_16: Vec<u8> = "\u{feff}id,text\n1,a\n"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let (_, message) = refusal(csv(&store, &utf_16).run());
+    assert!(message.contains("UTF-16"), "{message}");
+}
+
+#[test]
+fn header_is_mapped_to_columns() {
+    let store = store();
+    let file = "No,Text, notes ,notes\n1,a,x,y\n";
+    csv(&store, file).rename("No", "id").ignore(["notes"]).run().unwrap();
+    csv(&store, file)
+        .columns(["n", "TEXT", "id", "other"])
+        .ignore(["other"])
+        .types([("id", CsvType::Numeric)])
+        .on_bad_line(OnViolation::Skip)
+        .run()
+        .unwrap_err();
+    csv(&store, "any,names\n2,b\n").columns(["id", "text"]).run().unwrap();
+    assert_eq!(rows(&store), ["1 'a' NULL NULL", "2 'b' NULL NULL"]);
+}
+
+#[test]
+fn headers_that_do_not_fit_are_refused_with_names() {
+    let store = with(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL DEFAULT 'x', up TEXT AS (upper(name)));
+         CREATE TABLE parent(id INTEGER PRIMARY KEY);
+         CREATE TABLE pair(a INTEGER, b INTEGER, PRIMARY KEY(a, b)) STRICT, WITHOUT ROWID;
+         CREATE VIEW v AS SELECT * FROM t",
+    );
+    for (header, named) in [
+        ("", "empty"),
+        ("\n\n", "empty"),
+        (
+            "id,name,colour\n1,a,red",
+            "no column \"colour\"; it has id, name, kind, up",
+        ),
+        ("id,kind\n1,a", "no field is for name"),
+        ("id,name,id\n1,a,2", "\"id\" twice"),
+        ("id,name,NAME\n1,a,b", "two fields are for the column name"),
+        ("name,up\na,A", "the column up of t is generated"),
+        ("name,\"kind\na,b\n", "quote that is not closed"),
+        ("name,k\u{0}nd\na,b\n", "no column \"k\\0nd\""),
+    ] {
+        let (line, message) = refusal(csv(&store, header).run());
+        assert!(line.is_none() && message.contains(named), "{header:?}: {message}");
+    }
+    let (_, message) = refusal(csv(&store, b"name,h\xf6he\na,b\n").run());
+    assert!(message.contains("UTF-8"), "{message}");
+    let (_, message) = refusal(csv(&store, "name\na\n").rename("nam", "name").run());
+    assert!(message.contains("no field \"nam\""), "{message}");
+    let (_, message) = refusal(csv(&store, "name\na\n").ignore(["name"]).run());
+    assert!(message.contains("left out"), "{message}");
+    let (_, message) = refusal(csv(&store, "name\na\n").columns(["id", "name"]).run());
+    assert!(message.contains("2 columns are given"), "{message}");
+    for (table, named) in [("missing", "no table missing"), ("v", "is a view")] {
+        let (_, message) = refusal(store.bulk().csv("name\na\n".as_bytes()).into(table).run());
+        assert!(message.contains(named), "{message}");
+    }
+    let (_, message) = refusal(store.bulk().csv("a\n1\n".as_bytes()).into("pair").run());
+    assert!(message.contains("no field is for b"), "{message}");
+    let error = store.bulk().csv("a\n1\n".as_bytes()).run().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Options {
+                option: "BulkCsv::into",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let error = csv(&store, "a\n").has_header(false).run().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Options {
+                option: "BulkCsv::columns",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(error.outcome(), Outcome::NotStarted);
+    assert_eq!(count(&store), 0);
+}
+
+#[test]
+fn file_with_a_header_alone_has_no_rows() {
+    let store = store();
+    for file in ["id,text", "id,text\n", "id,text\r\n\r\n"] {
+        let report = csv(&store, file).run().unwrap();
+        assert_eq!((report.rows, report.slices), (0, 0));
+    }
+}
+
+#[test]
+fn bad_line_fails_with_its_number_and_keeps_those_before() {
+    let store = store();
+    let mut file = String::from("id,text\n");
+    for id in 1..=5000 {
+        // Each row takes two lines.
+        file.push_str(&format!("{id},\"a\nb\"\n"));
+    }
+    file.push_str("5001,a,b\n5002,c\n");
+    let error = csv(&store, &file).run().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the bulk job stopped at line 10002 (row 5001 of its source) with 5000 rows committed: the number of its fields is \
+         3, and that of the header 2"
+    );
+    assert_eq!(
+        (error.outcome(), error.kind(), error.is_retryable()),
+        (Outcome::Partial, "csv", false)
+    );
+    assert_eq!(count(&store), 5000);
+}
+
+#[test]
+fn bad_lines_are_skipped_and_named() {
+    let store = store();
+    let file = b"id,text,n\n1,a,1\n2,b\n3,c,x\n4,\xe9t\xe9,1\n1,again,1\n5,\"e\n\n6,f,1\n";
+    let report = store
+        .bulk()
+        .on_violation(OnViolation::Skip)
+        .csv(&file[..])
+        .into("t")
+        .on_bad_line(OnViolation::Skip)
+        .run()
+        .unwrap();
+    assert_eq!((report.rows, report.skipped, report.bad_lines), (6, 5, 4));
+    let named: Vec<(u64, Option<u64>, &str)> = report
+        .violations
+        .iter()
+        .map(|violation| (violation.row, violation.line, &*violation.error))
+        .collect();
+    let [ragged, typed, latin_1, twice, open] = named[..] else {
+        panic!("{named:?}")
+    };
+    assert_eq!(
+        ragged,
+        (2, Some(3), "the number of its fields is 2, and that of the header 3")
+    );
+    assert_eq!(typed, (3, Some(4), "column n: \"x\" is no REAL"));
+    assert!(
+        (latin_1.0, latin_1.1) == (4, Some(5)) && latin_1.2.contains("UTF-8"),
+        "{latin_1:?}"
+    );
+    assert!(
+        (twice.0, twice.1) == (5, Some(6)) && twice.2.contains("UNIQUE"),
+        "{twice:?}"
+    );
+    assert!(
+        (open.0, open.1) == (6, Some(7)) && open.2.contains("not closed"),
+        "{open:?}"
+    );
+    assert_eq!(rows(&store), ["1 'a' 1.0 NULL"]);
+    assert!(report.to_string().contains("5 skipped (4 bad lines)"), "{report}");
+    // The first hundred are named, and all are counted.
+    let bad = "id\n".to_owned() + &"x\n".repeat(3000);
+    let report = csv(&store, &bad).on_bad_line(OnViolation::Skip).run().unwrap();
+    assert_eq!((report.bad_lines, report.violations.len()), (3000, 100));
+    assert_eq!(report.violations[99].line, Some(101));
+}
+
+/// Bytes in small pieces, as of a pipe.
+struct Pieces<'a>(&'a [u8], usize);
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if self.0.len() % 3 == 1 {
+            self.1 += 1;
+            if self.1 % 2 == 1 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+        }
+        let piece = self.0.len().min(to.len()).min(self.1 % 5 + 1);
+        to[..piece].copy_from_slice(&self.0[..piece]);
+        self.0 = &self.0[piece..];
+        self.1 += 1;
+        Ok(piece)
+    }
+}
+
+/// Whatever ends the lines, and wherever the reader's pieces end.
+#[test]
+fn lines_are_numbered_as_editors_do() {
+    let store = store();
+    for end in ["\n", "\r\n"] {
+        let lines = ["id,text", "1,a", "", "2,\"x", "", "y\"", "", "bad,b", ""];
+        for with_last in [true, false] {
+            let mut file = lines.join(end);
+            file.truncate(file.len() - if with_last { 0 } else { end.len() });
+            let skip = || csv(&store, &file).upsert();
+            assert_eq!(line_of(skip().run()), 8, "{file:?}");
+            let pieces = store.bulk().csv(Pieces(file.as_bytes(), 0)).into("t").upsert();
+            assert_eq!(line_of(pieces.run()), 8, "{file:?}");
+            let twice = file.replace("bad", "1");
+            let (line, message) = refusal(csv(&store, &twice).run());
+            assert!(line == Some(2) && message.contains("UNIQUE"), "{line:?} {message}");
+        }
+    }
+    // A large file, whose lines end anywhere in the reader's buffers.
+    let mut file = String::from("id,text\r\n");
+    for id in 10..20_000 {
+        file.push_str(&format!("{id},\"{}\r\n\"\r\n", "x".repeat(id % 97)));
+    }
+    file.push_str("bad,b\r\n");
+    assert_eq!(line_of(csv(&store, &file).run()), 2 + 2 * 19_990);
+}
+
+#[test]
+fn large_fields_and_nuls_are_kept() {
+    let store = store();
+    let long = "é\"\n,".repeat(200_000);
+    let file = format!("id,text\n1,\"{}\"\n2,a\0b\n", long.replace('"', "\"\""));
+    csv(&store, &file).run().unwrap();
+    let read: String = store
+        .read(|tx| tx.scalar("SELECT text FROM t WHERE id = 1", []))
+        .unwrap();
+    assert!(read == long);
+    let nul: Value = store
+        .read(|tx| tx.scalar("SELECT text FROM t WHERE id = 2", []))
+        .unwrap();
+    assert_eq!(nul, Value::Text("a\0b".into()));
+}
+
+#[test]
+fn line_that_is_too_long_fails_the_job_after_those_before() {
+    let store = store();
+    let file = format!("id,text\n1,a\n2,\"{}\n3,b\n", "x\n".repeat(1 << 20));
+    let (line, message) = refusal(
+        csv(&store, &file)
+            .max_line(1 << 16)
+            .on_bad_line(OnViolation::Skip)
+            .run(),
+    );
+    assert!(line.is_none() && message.contains("BulkCsv::max_line"), "{message}");
+    assert_eq!(rows(&store), ["1 'a' NULL NULL"]);
+}
+
+#[test]
+fn error_of_the_reader_keeps_the_lines_before() {
+    let store = store();
+    let broken = "id,text\n1,a\n2,b\n".as_bytes().chain(Broken);
+    let (line, message) = refusal(store.bulk().csv(broken).into("t").run());
+    assert!(line.is_none() && message.contains("the cable"), "{message}");
+    assert_eq!(count(&store), 2);
+}
+
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _to: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("the cable is cut"))
+    }
+}
+
+#[test]
+fn upsert_keeps_child_rows_and_other_columns() {
+    let store = with(
+        "CREATE TABLE t(code TEXT PRIMARY KEY, name TEXT, seen INTEGER NOT NULL DEFAULT 0) STRICT;
+         CREATE TABLE child(code TEXT REFERENCES t(code) ON DELETE CASCADE) STRICT;
+         INSERT INTO t VALUES ('EWR', 'old', 7);
+         INSERT INTO child VALUES ('EWR')",
+    );
+    let report = csv(&store, "code,name\nEWR,Newark\nLGA,La Guardia\nEWR,Newark Liberty\n")
+        .upsert()
+        .run()
+        .unwrap();
+    assert_eq!(report.rows, 3);
+    assert_eq!(rows(&store), ["'EWR' 'Newark Liberty' 7", "'LGA' 'La Guardia' 0"]);
+    let children: i64 = store.read(|tx| tx.scalar("SELECT count(*) FROM child", [])).unwrap();
+    assert_eq!(children, 1);
+    let (_, message) = refusal(csv(&store, "name\nx\n").upsert().run());
+    assert!(message.contains("no field is for code"), "{message}");
+    let keyless = with("CREATE TABLE t(a TEXT) STRICT");
+    let (_, message) = refusal(csv(&keyless, "a\nx\n").upsert().run());
+    assert!(message.contains("no primary key"), "{message}");
+    csv(&with("CREATE TABLE t(a TEXT PRIMARY KEY) STRICT"), "a\nx\nx\n")
+        .upsert()
+        .run()
+        .unwrap();
+}
+
+/// The clause of the table would delete the other row.
+#[test]
+fn conflict_clause_of_the_table_is_overruled() {
+    let store = with(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY ON CONFLICT REPLACE, text TEXT) STRICT; INSERT INTO t VALUES (1, 'kept')",
+    );
+    assert_eq!(line_of(csv(&store, "id,text\n1,lost\n").run()), 2);
+    assert_eq!(rows(&store), ["1 'kept'"]);
+}
+
+#[test]
+fn resumed_file_goes_on_behind_its_lines() {
+    let store = store();
+    let file = "id,text\n1,a\nbad,b\n3,c\n";
+    let load = |file: &'static str| {
+        store
+            .bulk()
+            .resumable("load")
+            .csv(file.as_bytes())
+            .into("t")
+            .on_bad_line(OnViolation::Skip)
+            .run()
+    };
+    let report = load(file).unwrap();
+    assert_eq!((report.rows, report.bad_lines), (3, 1));
+    let report = load(file).unwrap();
+    assert_eq!((report.resumed_from, report.rows, report.bad_lines), (3, 0, 0));
+    let report = load("id,text\n1,a\nbad,b\n3,c\nbad,d\n5,e\n").unwrap();
+    assert_eq!((report.resumed_from, report.rows, report.bad_lines), (3, 2, 1));
+    assert_eq!(report.violations[0].line, Some(5));
+    let error = load("id,text\n1,a\n").unwrap_err();
+    assert!(error.to_string().contains("another file"), "{error}");
+    assert_eq!(rows(&store), ["1 'a' NULL NULL", "3 'c' NULL NULL", "5 'e' NULL NULL"]);
+}
+
+#[test]
+fn killed_load_goes_on_and_writes_each_line_once() {
+    const TOTAL: i64 = 60_000;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, file) = (folder.path().join("app.db"), folder.path().join("rows.csv"));
+    let mut text = String::from("id,text\n");
+    for id in 0..TOTAL {
+        text.push_str(&format!("{id},\"line\n{id}\"\n"));
+        if id % 10 == 0 {
+            text.push_str("bad\n");
+        }
+    }
+    fs::write(&file, text).unwrap();
+    let start = || {
+        let args = [path.to_str().unwrap(), file.to_str().unwrap()];
+        let child = Child::start("bulk::csv", "load", &args);
+        child.expect("open");
+        child
+    };
+    let written = |path: &Path| {
+        let conn = larder::rusqlite::Connection::open(path).unwrap();
+        conn.query_row("SELECT count(*), coalesce(sum(id), 0) FROM t", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        })
+        .unwrap()
+    };
+    for at in [1, 10_000, 30_000] {
+        let child = start();
+        let began = Instant::now();
+        while written(&path).0 < at && began.elapsed() < PATIENCE {
+            thread::yield_now();
+        }
+        child.kill();
+        let (rows, sum) = written(&path);
+        assert_eq!(sum, (0..rows).sum::<i64>(), "at {at}");
+    }
+    let child = start();
+    child.expect(&format!("done {}", TOTAL + TOTAL / 10));
+    child.finish();
+    assert_eq!(written(&path), (TOTAL, (0..TOTAL).sum()));
+}
