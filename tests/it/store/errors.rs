@@ -189,6 +189,15 @@ fn cases() -> Vec<Case> {
     );
     case(
         NotStarted,
+        false,
+        "is no INTEGER",
+        Error::Csv {
+            problem: "column alt: \"x\" is no INTEGER".into(),
+            source: None,
+        },
+    );
+    case(
+        NotStarted,
         true,
         "end the oldest read",
         Error::WalFull {
