@@ -221,7 +221,7 @@ impl Bulk {
     ///
     /// `rows` is any iterator, such as the receiver of a bounded channel that another thread fills. It runs on the
     /// thread that calls [`run`](BulkJob::run), and no transaction is open while it blocks. Rows are committed in
-    /// batches: the last ones of a slow source follow when a batch is full or the source ends.
+    /// batches: the last ones of a source that blocks may follow, and be counted, only with its next rows or its end.
     pub fn insert<R, I>(self, sql: impl Into<String>, rows: I) -> BulkJob<Rows<I::IntoIter>>
     where
         R: BulkRow,
