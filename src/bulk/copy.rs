@@ -84,9 +84,11 @@ fn read(path: &Path, select: &str, options: &Settings, skip: u64, sender: &SyncS
             bytes = 0;
         }
     }
+    // An empty batch is the end.
     if !batch.is_empty() {
         let _ = sender.send(Ok((batch, bytes)));
     }
+    let _ = sender.send(Ok((Vec::new(), 0)));
     Ok(())
 }
 
@@ -99,10 +101,15 @@ impl Source for Selected {
         if self.batches.is_none() {
             self.batches = Some(self.start()?);
         }
-        let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
-        batch.map_or(Ok(Step::End), |batch| {
-            batch.map(|(rows, bytes)| Step::Rows(rows, bytes))
-        })
+        // The thread that reads ends with a panic alone without an empty batch.
+        let received = self.batches.as_ref().map(Receiver::recv);
+        let Some(Ok(batch)) = received else {
+            return Err(Error::not_started(Error::worker_panicked()));
+        };
+        match batch? {
+            (rows, _) if rows.is_empty() => Ok(Step::End),
+            (rows, bytes) => Ok(Step::Rows(rows, bytes)),
+        }
     }
 
     fn resume(&mut self, done: Resume) -> Result<()> {

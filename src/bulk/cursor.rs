@@ -47,17 +47,35 @@ impl Cursor {
         Ok((cursor, done))
     }
 
-    pub(super) fn save(&self, tx: &WriteTx<'_>, done: Resume) -> Result<()> {
+    /// In the transaction of a slice that began at `before`. Fails if the row is elsewhere: another process runs the job.
+    pub(super) fn save(&self, tx: &WriteTx<'_>, before: u64, done: Resume) -> Result<()> {
         let save = "INSERT INTO larder_bulk(name, statement, rows, last_key, updated_at)
                     VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%dT%H:%M:%fZ'))
                     ON CONFLICT(name) DO UPDATE
-                    SET rows = excluded.rows, last_key = excluded.last_key, updated_at = excluded.updated_at";
-        tx.execute(save, (&self.name, &self.statement, done.rows as i64, done.key))
-            .map(drop)
+                    SET rows = excluded.rows, last_key = excluded.last_key, updated_at = excluded.updated_at
+                    WHERE larder_bulk.rows = ?5";
+        let values = (&self.name, &self.statement, done.rows as i64, done.key, before as i64);
+        if tx.execute(save, values)? == 1 {
+            return Ok(());
+        }
+        Err(Error::Options {
+            option: "Bulk::resumable",
+            problem: format!(
+                "the job {:?} is not where this run has left it: another process runs it, too, or it was forgotten. Run it in \
+                 one process at a time",
+                self.name
+            ),
+        })
     }
 
     /// Forgets the job. Returns the number of rows that it had written.
     pub(super) fn forget(store: &Handle, name: &str) -> Result<Option<u64>> {
+        if store.telemetry.bulk.is_running(name) {
+            return Err(Error::Options {
+                option: "Bulk::forget",
+                problem: format!("the job {name:?} is running in this store: cancel it first"),
+            });
+        }
         let name = name.to_owned();
         store.write(move |tx| {
             if !tx.exists(

@@ -11,8 +11,10 @@ use std::thread;
 
 use super::{Bulk, BulkJob, BulkReport, Source};
 use crate::error::{Error, Result};
+use crate::queue::pending::Queue;
 use crate::queue::slot::{Caller, Reply, Slot};
 use crate::runtime::panic::quietly;
+use crate::write::Shared;
 
 impl<S: Source + Send + 'static> BulkJob<S> {
     /// As [`run`](Self::run), but on a thread of its own, `larder-bulk`, and returns a future for any runtime. It does
@@ -56,7 +58,7 @@ impl<S: Source + Send + 'static> BulkJob<S> {
 /// What cancels a job from another thread.
 pub(super) struct Cancel {
     is_cancelled: Arc<AtomicBool>,
-    path: std::path::PathBuf,
+    shared: Arc<Shared>,
 }
 
 impl Bulk {
@@ -65,7 +67,7 @@ impl Bulk {
         self.is_cancelled = Some(Arc::clone(&is_cancelled));
         Cancel {
             is_cancelled,
-            path: self.store.shared.path.clone(),
+            shared: Arc::clone(&self.store.shared),
         }
     }
 }
@@ -75,10 +77,12 @@ pub(super) async fn on_a_thread(
     cancel: Cancel,
     job: impl FnOnce() -> Result<BulkReport> + Send + 'static,
 ) -> Result<BulkReport> {
+    cancel.shared.queue.check_caller("run_async")?;
     let slot = Arc::new(Slot::new(Caller::Task));
     let running = Running {
         slot: Arc::clone(&slot),
         is_cancelled: cancel.is_cancelled,
+        shared: cancel.shared,
     };
     let run = move || {
         let report = catch_unwind(AssertUnwindSafe(job));
@@ -87,7 +91,7 @@ pub(super) async fn on_a_thread(
         quietly(|| slot.complete(reply));
     };
     let thread = thread::Builder::new().name("larder-bulk".into()).spawn(run);
-    thread.map_err(|error| Error::no_thread(&cancel.path, "a bulk job", error))?;
+    thread.map_err(|error| Error::no_thread(&running.shared.path, "a bulk job", error))?;
     running.await
 }
 
@@ -95,13 +99,19 @@ pub(super) async fn on_a_thread(
 struct Running {
     slot: Arc<Slot<BulkReport>>,
     is_cancelled: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
 impl Future for Running {
     type Output = Result<BulkReport>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.slot.poll_reply(context, false)
+        let reply = self.slot.poll_reply(context, false);
+        // The job would wait for the writer, and the writer for it.
+        if reply.is_pending() && self.shared.queue.is_worker() {
+            return Poll::Ready(Err(self.shared.queue.reentrant("run_async")));
+        }
+        reply
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! A deletion whose condition has an index reads the first keys that the index gives, and again when these rows are gone.
 //! All else is one walk over the table in the order of its rowids, window by window, so each row is looked at once, and
-//! each read is short. A deletion whose first row stays (a foreign key, a trigger) goes on as a walk.
+//! each read is short. It ends at the largest rowid of its start, so rows that triggers add do not keep it going. A
+//! deletion whose first row stays (a foreign key, a trigger), or whose index gives keys slowly, goes on as a walk.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,9 +14,14 @@ use rusqlite::ToSql;
 use super::handle::Handle;
 use super::row::{self, BulkRow};
 use super::{BATCH_ROWS, Resume, Source, Step, sealed};
-use crate::connection::sql_text::{quoted, tokens};
+use crate::connection::sql_text::{quoted, tokens, unquoted};
 use crate::error::{Error, Result};
 use crate::transaction::ReadTx;
+
+/// The column that is the rowid, if one is.
+const ALIAS: &str = "SELECT c.name FROM pragma_table_list AS t, pragma_table_xinfo(t.name, 'main') AS c
+    WHERE t.schema = 'main' AND '\"' || replace(t.name, '\"', '\"\"') || '\"' = ?1 COLLATE NOCASE
+        AND c.pk = 1 AND c.type = 'INTEGER' COLLATE NOCASE";
 
 /// Keys that an index gives at a time.
 const BY_INDEX: i64 = 8192;
@@ -43,12 +50,18 @@ pub struct Keys<P> {
     /// The least rowid that the walk has not looked at; `None` at its end.
     from: Option<i64>,
     window: i64,
+    /// The end of the walk.
+    last: i64,
+    /// Keys that the index has given twice: their rows cannot go, and are not looked at once more.
+    stuck: HashSet<i64>,
+    /// The walk begins once all rows so far are committed.
+    settles: bool,
 }
 
 /// How the keys are read.
 enum Plan {
-    /// The first key of the last read.
-    ByIndex(Option<i64>),
+    /// The keys of the last read.
+    ByIndex(Vec<i64>),
     Walk,
 }
 
@@ -101,6 +114,9 @@ impl<P: BulkRow + Sync> Keys<P> {
             ready: Vec::new().into_iter(),
             from: Some(i64::MIN),
             window: FIRST_WINDOW,
+            last: i64::MAX,
+            stuck: HashSet::new(),
+            settles: false,
         }
     }
 
@@ -125,23 +141,79 @@ impl<P: BulkRow + Sync> Keys<P> {
         self.store.read(f)
     }
 
-    fn plan(&self) -> Result<Plan> {
+    fn plan(&mut self) -> Result<Plan> {
+        self.check_sql()?;
         let explain = format!("EXPLAIN QUERY PLAN {}", self.by_index());
-        self.read(|tx| {
+        let newest = format!("SELECT max(rowid) FROM main.{}", self.table);
+        let (last, plan) = self.read(|tx| {
             self.check_table(tx)?;
+            let last: Option<i64> = tx.scalar(&newest, [])?;
             let steps: Vec<String> = with_more(&*self.values, &[&BY_INDEX], |values| {
                 tx.query_map(&explain, values, |row| row.get("detail"))
             })?;
             let searches = steps.iter().any(|step| step.starts_with("SEARCH "));
             let scans = steps.iter().any(|step| step.starts_with("SCAN "));
             let by_index = self.set.is_none() && searches && !scans;
-            Ok(if by_index { Plan::ByIndex(None) } else { Plan::Walk })
-        })
+            let plan = if by_index {
+                Plan::ByIndex(Vec::new())
+            } else {
+                Plan::Walk
+            };
+            Ok((last, plan))
+        })?;
+        self.last = last.unwrap_or(i64::MIN);
+        Ok(plan)
+    }
+
+    /// What is evaluated for each row must be of that row alone: a subquery would be run again for each one, on the writer,
+    /// and see what the rows before have become.
+    fn check_sql(&self) -> Result<()> {
+        let wrong = |problem: String| {
+            let option = if self.set.is_some() {
+                "Bulk::update"
+            } else {
+                "Bulk::delete"
+            };
+            Err(Error::Options { option, problem })
+        };
+        for sql in [self.set.as_deref().unwrap_or_default(), &self.condition] {
+            let all: Vec<&str> = tokens(sql).collect();
+            for (at, token) in all.iter().enumerate() {
+                let next = all.get(at + 1).copied().unwrap_or_default();
+                let reads_table = token.eq_ignore_ascii_case("in") && next != "(";
+                if token.eq_ignore_ascii_case("select") || reads_table {
+                    return wrong(format!(
+                        "`{sql}` reads a table, and would do so again for each row, while rows change: write the keys that are \
+                         meant into a table first, or use Store::write"
+                    ));
+                }
+                if token.starts_with([':', '@', '$']) {
+                    return wrong(format!("`{sql}` has a named parameter: number them, ?1, ?2"));
+                }
+            }
+        }
+        let set = self.set.as_deref().unwrap_or_default();
+        let all: Vec<&str> = tokens(set).collect();
+        let names: Vec<_> = all.iter().map(|token| unquoted(token).to_lowercase()).collect();
+        let key = self.read(|tx| tx.optional_scalar::<String>(ALIAS, [&self.table]))?;
+        let is_key = |name: &String| {
+            ["rowid", "_rowid_", "oid"].contains(&name.as_str())
+                || key.as_ref().is_some_and(|key| key.to_lowercase() == *name)
+        };
+        let sets_key = |at: usize| names.get(at).is_some_and(is_key) && all.get(at + 1) == Some(&"=");
+        let begins = (0..all.len()).filter(|at| *at == 0 || all[at - 1] == ",");
+        if begins.into_iter().any(sets_key) {
+            return wrong(format!(
+                "`{set}` sets the rowid, by which the table is walked: use Store::write"
+            ));
+        }
+        Ok(())
     }
 
     fn check_table(&self, tx: &ReadTx<'_>) -> Result<()> {
         let look = "SELECT type, wr, EXISTS(SELECT 1 FROM pragma_table_xinfo(t.name, 'main') AS c
-                        WHERE c.name = 'rowid' COLLATE NOCASE AND c.pk = 0)
+                        WHERE c.name = 'rowid' COLLATE NOCASE AND NOT (c.pk = 1 AND c.type = 'INTEGER' COLLATE NOCASE
+                            AND NOT EXISTS(SELECT 1 FROM pragma_index_list(t.name, 'main') WHERE origin = 'pk')))
                     FROM pragma_table_list AS t WHERE schema = 'main' AND '\"' || replace(name, '\"', '\"\"') || '\"' = ?1 COLLATE NOCASE";
         let found: Option<(String, bool, bool)> = tx.optional(look, [&self.table])?;
         let problem = match found {
@@ -165,20 +237,31 @@ impl<P: BulkRow + Sync> Keys<P> {
     /// Reads more keys. Returns false at the end.
     fn read_more(&mut self) -> Result<bool> {
         let keys: Vec<i64> = match self.plan {
-            Some(Plan::ByIndex(before)) => {
+            Some(Plan::ByIndex(_)) => {
                 let sql = self.by_index();
+                let began = Instant::now();
                 let keys: Vec<i64> =
                     self.read(|tx| with_more(&*self.values, &[&BY_INDEX], |values| tx.scalars(&sql, values)))?;
-                let first = keys.first().copied();
-                if first.is_some() && first == before {
-                    self.plan = Some(Plan::Walk);
+                let is_slow = began.elapsed() > 2 * SHORT_READ;
+                let Some(Plan::ByIndex(before)) = self.plan.take() else {
+                    return Ok(false);
+                };
+                let is_stuck = !keys.is_empty() && keys.first() == before.first();
+                let before: HashSet<i64> = before.into_iter().collect();
+                self.stuck.extend(keys.iter().filter(|key| before.contains(key)));
+                self.plan = Some(if is_stuck || is_slow {
+                    self.settles = true;
+                    Plan::Walk
+                } else {
+                    Plan::ByIndex(keys.clone())
+                });
+                if is_stuck {
                     return Ok(true);
                 }
-                self.plan = Some(Plan::ByIndex(first));
                 if keys.is_empty() {
                     return Ok(false);
                 }
-                keys
+                keys.into_iter().filter(|key| !self.stuck.contains(key)).collect()
             }
             _ => match self.from {
                 Some(from) => self.walk(from)?,
@@ -193,7 +276,7 @@ impl<P: BulkRow + Sync> Keys<P> {
     fn walk(&mut self, from: i64) -> Result<Vec<i64>> {
         let Self { table, condition, .. } = self;
         let end = format!(
-            "SELECT max(key), count(*) FROM (SELECT rowid AS key FROM main.{table} WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2)"
+            "SELECT max(key), count(*) FROM (SELECT rowid AS key FROM main.{table} WHERE rowid BETWEEN ?1 AND ?3 ORDER BY rowid LIMIT ?2)"
         );
         let (least, most) = (self.count + 1, self.count + 2);
         let keys = format!(
@@ -202,7 +285,7 @@ impl<P: BulkRow + Sync> Keys<P> {
         );
         let began = Instant::now();
         let (to, keys) = self.read(|tx| {
-            let (to, rows): (Option<i64>, i64) = tx.one(&end, (from, self.window))?;
+            let (to, rows): (Option<i64>, i64) = tx.one(&end, (from, self.window, self.last))?;
             let Some(to) = to else { return Ok((None, Vec::new())) };
             let keys = with_more(&*self.values, &[&from, &to], |values| tx.scalars(&keys, values))?;
             Ok(((rows == self.window).then_some(to), keys))
@@ -214,7 +297,7 @@ impl<P: BulkRow + Sync> Keys<P> {
         } else if took > 2 * SHORT_READ {
             self.window = (self.window / 2).max(FIRST_WINDOW);
         }
-        Ok(keys)
+        Ok(keys.into_iter().filter(|key| !self.stuck.contains(key)).collect())
     }
 }
 
@@ -248,13 +331,17 @@ impl<P: BulkRow + Sync> Source for Keys<P> {
         if self.plan.is_none() {
             self.plan = Some(self.plan()?);
         }
-        while self.ready.len() == 0 {
+        if self.ready.len() == 0 {
             // Otherwise the index would give the same keys again.
-            if matches!(self.plan, Some(Plan::ByIndex(_))) && !is_committed {
+            if (self.settles || matches!(self.plan, Some(Plan::ByIndex(_)))) && !is_committed {
                 return Ok(Step::AfterCommit);
             }
+            self.settles = false;
             if !self.read_more()? {
                 return Ok(Step::End);
+            }
+            if self.ready.len() == 0 {
+                return Ok(Step::Nothing);
             }
         }
         let keys = self.ready.by_ref().take(BATCH_ROWS);

@@ -35,11 +35,13 @@ pub(crate) mod retention;
 mod row;
 mod slice;
 
+use std::iter::Fuse;
 use std::ops::ControlFlow;
 use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use self::copy::Selected;
@@ -90,10 +92,11 @@ const ALONE_LOG: u64 = 32 << 20;
 
 /// Rows of the first slice, and the fewest of any.
 const FIRST_ROWS: u64 = 1000;
-const LEAST_ROWS: u64 = 16;
+const LEAST_ROWS: u64 = 1;
 
-/// Attempts at a slice that failed through no fault of its rows.
-const ATTEMPTS: u32 = 5;
+/// Attempts at a slice that failed through no fault of its rows, and the pause after the first, which doubles: some 5 s.
+const ATTEMPTS: u32 = 10;
+const RETRY: Duration = Duration::from_millis(10);
 
 /// A slice stands in the queue for as long as it takes.
 const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -121,6 +124,9 @@ pub enum OnViolation {
 /// While other threads write, a slice ends after some milliseconds ([`slice`](Self::slice)), and the writes that arrived
 /// meanwhile join its transaction: such a write waits for the rest of a slice and its commit. While no other thread
 /// writes, slices are longer, and faster for each row.
+///
+/// Foreign keys that are `DEFERRED` are judged at the end of each slice, so a child row and the parent that follows it may
+/// be in two slices, of which the first fails. Write parents first.
 ///
 /// A job runs on the calling thread, which reads the rows, and on the writer thread, which writes them.
 ///
@@ -227,15 +233,16 @@ impl Bulk {
         R: BulkRow,
         I: IntoIterator<Item = R>,
     {
-        self.job(sql.into(), Rows(rows.into_iter()))
+        self.job(sql.into(), Rows(rows.into_iter().fuse()))
     }
 
     /// Deletes the rows of `table` for which `condition` holds, with `values` as its parameters: `?1`, `?2` and so on, or
     /// each `?` in turn. The table has a rowid, and is in the main database.
     ///
     /// The keys of these rows are read from snapshots, a few thousand at a time: by the index, if the condition has one,
-    /// and otherwise in one walk over the table. So the writer never scans, and a row that no longer meets the condition
-    /// when its turn comes stays. Rows that are added meanwhile may be deleted, too.
+    /// and otherwise in one walk over the table, up to its largest key at the start. So the writer never scans, and a row
+    /// that no longer meets the condition when its turn comes stays. The condition is of one row: a subquery in it is
+    /// refused, since it would be evaluated again for each row, while rows go.
     pub fn delete<P: BulkRow + Sync>(self, table: &str, condition: &str, values: P) -> BulkJob<Keys<P>> {
         let keys = Keys::to_delete(&self.store, table, condition, values);
         let sql = keys.statement();
@@ -245,7 +252,8 @@ impl Bulk {
     /// Sets columns of the rows of `table` for which `condition` holds: `set` is what follows `SET` in an `UPDATE`, such
     /// as `"state = 'old', at = ?1"`. `values` are the parameters of both, those of `set` first.
     ///
-    /// The keys are read as for [`delete`](Self::delete), in one walk over the table, so each row is updated once.
+    /// The keys are read as for [`delete`](Self::delete), in one walk over the table, so each row is updated once. The key
+    /// of the walk, the rowid, cannot be set.
     pub fn update<P: BulkRow + Sync>(self, table: &str, set: &str, condition: &str, values: P) -> BulkJob<Keys<P>> {
         let keys = Keys::to_update(&self.store, table, set, condition, values);
         let sql = keys.statement();
@@ -309,6 +317,8 @@ mod sealed {
 pub enum Step<R> {
     /// Rows, and the bytes of their values.
     Rows(Vec<R>, usize),
+    /// No rows yet: the job may look whether it is cancelled.
+    Nothing,
     /// It needs to see the committed effect of all rows so far.
     AfterCommit,
     End,
@@ -316,7 +326,7 @@ pub enum Step<R> {
 
 /// An iterator as a source.
 #[doc(hidden)]
-pub struct Rows<I>(I);
+pub struct Rows<I>(Fuse<I>);
 
 impl<I> sealed::Sealed for Rows<I> {}
 
@@ -421,6 +431,7 @@ impl<S: Source> BulkJob<S> {
             wal_bytes: 0,
             writes: store.telemetry.counters.writes.get(),
             attempts: 0,
+            reached: Arc::default(),
             store,
         };
         driver.run(source)
@@ -458,6 +469,8 @@ struct Driver<R> {
     writes: u64,
     /// Attempts at the current slice.
     attempts: u32,
+    /// Rows of the current slice so far.
+    reached: Arc<AtomicU64>,
 }
 
 impl<R: BulkRow> Driver<R> {
@@ -473,6 +486,11 @@ impl<R: BulkRow> Driver<R> {
                     Ok(Step::Rows(rows, bytes)) => {
                         self.report.bytes += bytes as u64;
                         self.feed.push(Batch::new(rows));
+                    }
+                    Ok(Step::Nothing) => {
+                        if slice.is_none() && self.is_cancelled(source.left()) {
+                            return Ok(self.end());
+                        }
                     }
                     Ok(Step::AfterCommit) => drains = true,
                     Ok(Step::End) => (has_ended, drains) = (true, true),
@@ -535,6 +553,7 @@ impl<R: BulkRow> Driver<R> {
             sql: Arc::clone(&self.sql),
             on_violation: self.on_violation,
             cursor: self.cursor.clone(),
+            reached: Arc::clone(&self.reached),
             position: self.report.resumed_from + self.report.rows,
             budget: Budget {
                 slice: self.slice,
@@ -588,11 +607,19 @@ impl<R: BulkRow> Driver<R> {
     /// The slice was rolled back or did not start. If that was not the fault of its rows, they are ready again.
     fn retry(&mut self, error: Error) -> Result<()> {
         self.attempts += 1;
+        if error.outcome() == Outcome::Local {
+            // Committed, though not known to be in the replica.
+            self.report.rows += self.reached.load(Relaxed);
+        }
         let nothing_written = matches!(error.outcome(), Outcome::NotStarted | Outcome::RolledBack);
         if !nothing_written || !error.is_retryable() || self.attempts >= ATTEMPTS {
             return Err(self.failed(None, None, error));
         }
         self.feed.rolled_back();
+        // A log that is full, or another process's lock, takes a while to go.
+        if error.outcome() == Outcome::NotStarted {
+            thread::sleep(RETRY * (1 << (self.attempts - 1)));
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! for: a row of a large index costs a page, and the commit takes as long as there are pages.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::cursor::Cursor;
@@ -19,9 +20,6 @@ use crate::error::{Error, Result};
 use crate::transaction::WriteTx;
 use crate::write::Shared;
 
-/// Rows between two looks at the clock and at the queue.
-const LOOK_EVERY: u64 = 16;
-
 pub(super) struct Slice<R> {
     pub(super) feed: Arc<Feed<R>>,
     pub(super) shared: Arc<Shared>,
@@ -31,6 +29,8 @@ pub(super) struct Slice<R> {
     /// Number of rows before this slice, with those of earlier runs.
     pub(super) position: u64,
     pub(super) budget: Budget,
+    /// Rows of this slice so far, for a reply that comes without its report.
+    pub(super) reached: Arc<AtomicU64>,
 }
 
 /// What a slice may take.
@@ -49,6 +49,8 @@ pub(super) struct Done {
     /// Rows taken from the feed, with those that were skipped.
     pub(super) rows: u64,
     pub(super) changed: u64,
+    /// Rows whose statement has changed something itself, and not by a trigger.
+    pub(super) hit: u64,
     pub(super) skipped: u64,
     pub(super) violations: Vec<Violation>,
     /// Of these, lines that are no rows.
@@ -82,7 +84,8 @@ impl<R: BulkRow> Slice<R> {
         let mut done = Done::default();
         let mut last_key = None;
         self.feed.write_each(|row| -> Result<Next> {
-            let refused = self.write_row(tx, row)?;
+            let (hit, refused) = self.write_row(tx, row)?;
+            done.hit += u64::from(hit);
             if let Some((error, policy)) = refused {
                 let line = row.line();
                 if policy == OnViolation::Fail {
@@ -100,12 +103,13 @@ impl<R: BulkRow> Slice<R> {
                 }
             }
             done.rows += 1;
+            self.reached.store(done.rows, Relaxed);
             last_key = row.key();
             if done.rows >= self.budget.rows {
                 done.was_full = true;
                 return Ok(Next::StopAfter);
             }
-            if done.rows.is_multiple_of(LOOK_EVERY) && self.is_over(began.elapsed()) {
+            if self.is_over(began.elapsed()) {
                 return Ok(Next::StopAfter);
             }
             Ok(Next::GoOn)
@@ -116,21 +120,22 @@ impl<R: BulkRow> Slice<R> {
             && done.rows > 0
         {
             let rows = self.position + done.rows;
-            cursor.save(tx, Resume { rows, key: last_key })?;
+            cursor.save(tx, self.position, Resume { rows, key: last_key })?;
         }
         done.took = began.elapsed();
         Ok(done)
     }
 
-    /// Writes a row. Returns what is wrong with that row alone, and the policy for it.
-    fn write_row(&self, tx: &WriteTx<'_>, row: &R) -> Result<Option<(Error, OnViolation)>> {
+    /// Writes a row. Returns whether its statement has changed a row; or what is wrong with that row alone, and the policy
+    /// for it.
+    fn write_row(&self, tx: &WriteTx<'_>, row: &R) -> Result<(bool, Option<(Error, OnViolation)>)> {
         if let Some((problem, policy)) = row.problem() {
             let problem = problem.to_owned();
-            return Ok(Some((Error::Csv { problem, source: None }, policy)));
+            return Ok((false, Some((Error::Csv { problem, source: None }, policy))));
         }
         match row.with_values(|values| tx.execute(&self.sql, values)) {
-            Ok(_) => Ok(None),
-            Err(error) if error.constraint().is_some() && !tx.has_ended() => Ok(Some((error, self.on_violation))),
+            Ok(changed) => Ok((changed > 0, None)),
+            Err(error) if error.is_of_values() && !tx.has_ended() => Ok((false, Some((error, self.on_violation)))),
             Err(error) => Err(error),
         }
     }

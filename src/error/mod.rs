@@ -648,7 +648,7 @@ impl Error {
             Error::Sqlite { outcome, .. } | Error::Reentrant { outcome, .. } => *outcome,
             Error::Migration(error) => error.outcome(),
             Error::Bulk { rows, source, .. } => match source.outcome() {
-                Outcome::Unknown => Outcome::Unknown,
+                outcome @ (Outcome::Unknown | Outcome::Local) => outcome,
                 _ if *rows > 0 => Outcome::Partial,
                 outcome => outcome,
             },
@@ -847,6 +847,18 @@ impl Error {
     /// Whether a `CHECK` constraint was violated.
     pub fn is_check_violation(&self) -> bool {
         self.violated() == Some(Kind::Check)
+    }
+
+    /// Whether the error is about the values of one statement: a violated constraint, a value of the wrong type or size.
+    pub(crate) fn is_of_values(&self) -> bool {
+        let Error::Sqlite { source, .. } = self else {
+            return false;
+        };
+        matches!(source, rusqlite::Error::ToSqlConversionFailure(_))
+            || matches!(
+                primary_code(source),
+                Some(ffi::SQLITE_CONSTRAINT | ffi::SQLITE_MISMATCH | ffi::SQLITE_TOOBIG)
+            )
     }
 
     fn violated(&self) -> Option<Kind> {

@@ -62,6 +62,12 @@ impl BulkFigures {
         self.jobs.lock().rows
     }
 
+    /// Whether a job of that name runs.
+    pub(crate) fn is_running(&self, name: &str) -> bool {
+        let jobs = self.jobs.lock();
+        jobs.running.iter().any(|job| job.name.as_deref() == Some(name))
+    }
+
     pub(crate) fn running(&self) -> Vec<BulkStats> {
         let now = Instant::now();
         let jobs = self.jobs.lock();

@@ -17,6 +17,9 @@ const UNITS: i64 = 100_000_000_000;
 /// From this number on, a time in milliseconds would be after the year 5138.
 const TOO_LARGE: i64 = UNITS * 1000;
 
+/// Below it an integer is no time in seconds that a table would have: March 1973. The same in milliseconds is [`UNITS`].
+const EARLIEST: i64 = 100_000_000;
+
 /// The time of a row, and its rowid.
 pub(super) type OldRow = (Value, i64);
 
@@ -71,7 +74,8 @@ impl Target {
     /// Finds the table, the column, and an index that begins with it.
     pub(super) fn find(tx: &ReadTx<'_>, rule: &RetainRule) -> Result<Result<Self, Refusal>> {
         let table = "SELECT name, type, wr, EXISTS(SELECT 1 FROM pragma_table_xinfo(t.name, 'main') AS c
-                         WHERE c.name = 'rowid' COLLATE NOCASE AND c.pk = 0)
+                         WHERE c.name = 'rowid' COLLATE NOCASE AND NOT (c.pk = 1 AND c.type = 'INTEGER' COLLATE NOCASE
+                             AND NOT EXISTS(SELECT 1 FROM pragma_index_list(t.name, 'main') WHERE origin = 'pk')))
                      FROM pragma_table_list AS t WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
         let table: Option<(String, String, bool, bool)> = tx.optional(table, [&rule.table])?;
         let Some((table, kind, without_rowid, hides_rowid)) = table else {
@@ -113,7 +117,7 @@ impl Target {
                      ORDER BY x.coll, i.name LIMIT 1";
         let index: Option<(String, String)> = tx.optional(index, (&table, &column))?;
         let Some((index, collation)) = index else {
-            let index = readable(&format!("{table}_by_{column}"));
+            let index = readable(&free_name(tx, &format!("{table}_by_{column}"))?);
             let create_index = format!("CREATE INDEX {index} ON {shown}({})", readable(&column));
             let problem = format!(
                 "the column {} of {shown} has no index that begins with it, so each look for old rows would read the whole \
@@ -220,7 +224,14 @@ impl Target {
             Value::Integer(UNITS..) if !milliseconds => {
                 "has a time that is in milliseconds rather than in seconds: set RetainOptions::milliseconds, or correct it"
             }
+            Value::Integer(..EARLIEST) => {
+                "has an integer that is no time in seconds since 1970, or one before March 1973, such as a key, a number of \
+                 days or 0 for never: name another column, or make it NULL"
+            }
             Value::Integer(_) => return Ok(Form::Number),
+            Value::Text(text) if text.as_str() < "1970" => {
+                "has a time before 1970, such as 0001-01-01 for never: make it NULL"
+            }
             Value::Text(text) => match text_form(text) {
                 Some(form) => return Ok(form),
                 None => {
@@ -238,11 +249,24 @@ impl Target {
     }
 }
 
+/// The name, or with a number if something has it.
+fn free_name(tx: &ReadTx<'_>, name: &str) -> Result<String> {
+    let mut free = name.to_owned();
+    for number in 2.. {
+        let is_taken = "SELECT 1 FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+        if !tx.exists(is_taken, [&free])? {
+            break;
+        }
+        free = format!("{name}_{number}");
+    }
+    Ok(free)
+}
+
 fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// The form of a time as text: to the day, the minute, the second or a part of it, in UTC, with a `Z` or without.
+/// The form of a time as text: to the day, the second or a part of it, in UTC, with a `Z` or without.
 fn text_form(text: &str) -> Option<Form> {
     let text = text.strip_suffix('Z').filter(|text| text.contains('T')).unwrap_or(text);
     let (date, time) = text.split_at_checked(10)?;
@@ -259,7 +283,7 @@ fn text_form(text: &str) -> Option<Form> {
     };
     let (time, fraction) = time[1..].split_once('.').unwrap_or((&time[1..], "0"));
     let is_fraction = !fraction.is_empty() && fraction.bytes().all(|byte| byte.is_ascii_digit());
-    let is_time = is_like(time, "00:00:00") || is_like(time, "00:00") && !text.contains('.');
+    let is_time = is_like(time, "00:00:00");
     (is_time && is_fraction).then_some(form)
 }
 
@@ -317,11 +341,11 @@ mod tests {
     fn texts_have_one_of_three_forms_in_utc() {
         for (text, form) in [
             ("2026-04-01", Some(Form::Date)),
-            ("2026-04-01 12:00", Some(Form::Space)),
+            ("2026-04-01 12:00", None),
             ("2026-04-01 12:00:00", Some(Form::Space)),
             ("2026-04-01 12:00:00.123", Some(Form::Space)),
             ("2026-04-01T12:00:00", Some(Form::T)),
-            ("2026-04-01T12:00Z", Some(Form::T)),
+            ("2026-04-01T12:00Z", None),
             ("2026-04-01T12:00:00.123456Z", Some(Form::T)),
             ("2026-04-01T12:00:00+02:00", None),
             ("2026-04-01 12:00:00.", None),

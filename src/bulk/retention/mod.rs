@@ -64,8 +64,9 @@ impl RetainOptions {
     /// times that are text.
     ///
     /// It is never guessed. An integer that cannot be of this unit is an error, and no row is deleted: one of
-    /// 100,000,000,000 or more is no time in seconds (it would be after the year 5138), and a smaller positive one is none
-    /// in milliseconds (it would be before March 1973).
+    /// 100,000,000,000 or more is no time in seconds (it would be after the year 5138), and a smaller one is none in
+    /// milliseconds (it would be before March 1973). One below 100,000,000 is none in seconds either: a key, a number of
+    /// days, 0 for "never".
     pub fn milliseconds(mut self, milliseconds: bool) -> Self {
         self.milliseconds = milliseconds;
         self

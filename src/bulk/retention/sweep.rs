@@ -172,7 +172,8 @@ impl Sweeper {
         let interval = (rule.what.keep / 10).clamp(SHORTEST_INTERVAL, INTERVAL);
         let retry = interval.max(SHORTEST_RETRY);
         let wait = match turn {
-            Ok(Turn::GoesOn) => return,
+            // The other rules come first.
+            Ok(Turn::GoesOn) => Duration::ZERO,
             Ok(Turn::MinuteIsOver) => progress.minute.0.saturating_add(MINUTE).saturating_sub(uptime()),
             Ok(Turn::Ended) => {
                 let kept = progress.sweep.take().map_or(0, |sweep| sweep.violating);
@@ -258,7 +259,7 @@ impl Sweeper {
         }
         let before = self.telemetry.counters.wal_bytes.get();
         let done = self.delete(rule, delete, rows)?;
-        let deleted = done.changed.min(done.rows - done.skipped);
+        let deleted = done.hit;
         self.telemetry.retention.deleted(rule.number, deleted);
         if let Some(running) = &sweep.running {
             running.note(done.rows, done.took);
@@ -291,6 +292,7 @@ impl Sweeper {
             on_violation: OnViolation::Skip,
             cursor: None,
             position: 0,
+            reached: Arc::default(),
             budget: Budget {
                 slice: SLICE,
                 alone: if self.is_quiet() { ALONE } else { SLICE },

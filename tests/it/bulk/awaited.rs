@@ -129,3 +129,22 @@ fn panic_of_the_source_reaches_the_task() {
     assert!(catch_unwind(AssertUnwindSafe(|| block_on(job))).is_err());
     store.write(|tx| tx.execute("DELETE FROM t", [])).unwrap();
 }
+
+#[test]
+fn job_awaited_inside_a_write_is_refused() {
+    let store = store();
+    let again = store.clone();
+    let error = store
+        .write(move |_| block_on(again.bulk().insert(INSERT, [(1,)]).run_async()).map(drop))
+        .unwrap_err();
+    assert!(matches!(error, Error::Reentrant { .. }), "{error}");
+    // Begun outside, and awaited inside: the row is written once the write has ended.
+    let job = store.bulk().insert(INSERT, (0..100_000).map(|id| (id,))).run_async();
+    let mut job = Box::pin(job);
+    let held = crate::support::blocker(&store);
+    start(job.as_mut());
+    drop(held);
+    let error = store.write(move |_| block_on(job).map(drop)).err();
+    assert!(matches!(error, None | Some(Error::Reentrant { .. })), "{error:?}");
+    store.close().unwrap();
+}

@@ -90,7 +90,7 @@ fn rows_that_cannot_go_are_named_or_skipped() {
         .delete("t", "at < ?1", (15_000,))
         .run()
         .unwrap();
-    assert!(report.skipped >= 10, "{report:?}");
+    assert_eq!((report.skipped, report.rows), (10, 15_000), "{report:?}");
     assert_eq!(rows_where(&store, "at < 15000"), 10);
     assert_eq!(count(&store), 5010);
 }
@@ -182,4 +182,57 @@ fn tables_that_cannot_be_walked_are_refused() {
         .run()
         .unwrap_err();
     assert!(error.to_string().contains("no such column: missing"), "{error}");
+}
+
+#[test]
+fn conditions_of_more_than_the_row_are_refused() {
+    let store = store(100);
+    let oldest = "at = (SELECT min(at) FROM t)";
+    for condition in [
+        oldest,
+        "id NOT IN (SELECT parent FROM child)",
+        "id IN child",
+        "kind = :kind",
+    ] {
+        let error = store
+            .bulk()
+            .delete("t", condition, Vec::<i64>::new())
+            .run()
+            .unwrap_err();
+        assert!(matches!(error, Error::Bulk { rows: 0, .. }), "{error}");
+        assert!(error.to_string().contains("Bulk::delete"), "{error}");
+    }
+    for set in ["id = id + 1000", "n = 1, rowid = -id", "\"ID\" = 7"] {
+        let error = store
+            .bulk()
+            .update("t", set, "n = 0", Vec::<i64>::new())
+            .run()
+            .unwrap_err();
+        assert!(error.to_string().contains("sets the rowid"), "{error}");
+    }
+    assert_eq!(rows_where(&store, "n = 0"), 100);
+    // Lists of values are of the row alone.
+    let report = store.bulk().delete("t", "id IN (1, 2, ?1)", (3,)).run().unwrap();
+    assert_eq!(report.rows, 3);
+}
+
+#[test]
+fn rows_that_triggers_add_do_not_keep_it_going() {
+    let store = store(10_000);
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TRIGGER again AFTER UPDATE ON t BEGIN
+                     INSERT INTO t(at, kind, n) VALUES (new.at, new.kind, 0);
+                 END",
+            )
+        })
+        .unwrap();
+    let report = store
+        .bulk()
+        .update("t", "n = 1", "n = 0", Vec::<i64>::new())
+        .run()
+        .unwrap();
+    assert_eq!(report.rows, 10_000);
+    assert_eq!(rows_where(&store, "n = 1"), 10_000);
 }

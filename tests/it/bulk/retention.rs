@@ -105,9 +105,9 @@ fn old_rows_go_and_newer_ones_stay() {
 fn each_form_of_time_is_understood() {
     let text = |format: &str, ago: &str| format!("strftime('{format}', 'now', '-{ago}')");
     for (format, old, new) in [
-        ("%Y-%m-%dT%H:%M:%fZ", "61 minutes", "59 minutes"),
-        ("%Y-%m-%dT%H:%M:%SZ", "61 minutes", "59 minutes"),
-        ("%Y-%m-%d %H:%M:%S", "61 minutes", "59 minutes"),
+        ("%Y-%m-%dT%H:%M:%fZ", "90 minutes", "30 minutes"),
+        ("%Y-%m-%dT%H:%M:%SZ", "90 minutes", "30 minutes"),
+        ("%Y-%m-%d %H:%M:%S", "90 minutes", "30 minutes"),
         ("%Y-%m-%d", "2 days", "30 minutes"),
     ] {
         let store = store(TABLE);
@@ -471,4 +471,68 @@ fn free_pages_are_returned_when_idle() {
     let _retention = store.retain("t", "at", HOUR).unwrap();
     until(&store, |stats| stats.database.pages < pages / 2);
     assert_eq!(count(&store), 100);
+}
+
+#[test]
+fn values_that_are_no_times_delete_nothing() {
+    for (at, reason) in [
+        ("i", "no time in seconds"),
+        ("20260401", "no time in seconds"),
+        ("CASE i WHEN 1 THEN 0 ELSE 1700000000 END", "no time in seconds"),
+        ("-i", "no time in seconds"),
+        ("'0001-01-01 00:00:00'", "before 1970"),
+        ("'2026-04-01 11:00'", "no time in UTC"),
+    ] {
+        let store = store(TABLE);
+        fill(&store, 50, at);
+        let problem = refused(store.retain("t", "at", HOUR));
+        assert!(
+            problem.contains(reason) && problem.contains("No row is deleted"),
+            "{at}: {problem}"
+        );
+        assert_eq!(count(&store), 50, "{at}");
+    }
+    // A key needs no index, so nothing else would stop it.
+    let store = store(TABLE);
+    fill(&store, 50, "1700000000");
+    refused(store.retain("t", "id", HOUR));
+    assert_eq!(count(&store), 50);
+}
+
+/// The trigger changes rows, and keeps the one that is deleted.
+#[test]
+fn rows_that_a_trigger_keeps_do_not_keep_a_sweep_going() {
+    let store = store(&format!(
+        "{TABLE};
+         CREATE TRIGGER kept BEFORE DELETE ON t WHEN old.id <= 100 BEGIN
+             UPDATE t SET pad = 'gone' WHERE id = old.id;
+             SELECT raise(IGNORE);
+         END"
+    ));
+    fill(&store, 1000, "1700000000");
+    let _retention = store.retain("t", "at", HOUR).unwrap();
+    let stats = until(&store, swept);
+    assert_eq!((stats.retention[0].rows, count(&store)), (900, 100));
+}
+
+#[test]
+fn table_with_many_old_rows_does_not_keep_others_waiting() {
+    let store = store(&format!(
+        "{TABLE}; CREATE TABLE other(at INTEGER); CREATE INDEX other_by_at ON other(at)"
+    ));
+    run(&store, "INSERT INTO other VALUES (1700000000)");
+    fill(&store, 60_000, "1700000000");
+    let _many = store.retain("t", "at", HOUR).unwrap();
+    let _one = store.retain("other", "at", HOUR).unwrap();
+    until(&store, |stats| {
+        stats.retention.iter().any(|retention| retention.rows == 1)
+    });
+    assert!(count(&store) > 0, "the other one had to wait");
+}
+
+#[test]
+fn advised_index_has_a_free_name() {
+    let store = store("CREATE TABLE t(at INTEGER); CREATE INDEX t_by_at ON t(at) WHERE at > 0");
+    let problem = refused(store.retain("t", "at", HOUR));
+    assert!(problem.ends_with("CREATE INDEX t_by_at_2 ON t(at)"), "{problem}");
 }

@@ -108,7 +108,7 @@ fn retention_is_exported_while_it_runs() {
         .migrations(Migrations::new([Migration::new(
             1,
             "t",
-            "CREATE TABLE t(at INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1), (2), (unixepoch())",
+            "CREATE TABLE t(at INTEGER PRIMARY KEY) STRICT; INSERT INTO t VALUES (1700000001), (1700000002), (unixepoch())",
         )]))
         .open_temp()
         .unwrap();

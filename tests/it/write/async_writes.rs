@@ -162,7 +162,8 @@ fn full_queue_refuses_async_read_at_first_poll() {
     let held = HeldRead::hold(&store);
     let mut queued = Box::pin(store.read_async_with(read_or_fail(), |_| Ok(1)));
     begin(&mut queued);
-    let Poll::Ready(Err(error)) = poll(&mut Box::pin(store.read_async_with(read_or_fail(), |_| Ok(2)))) else {
+    let labelled = read_or_fail().label("one more read");
+    let Poll::Ready(Err(error)) = poll(&mut Box::pin(store.read_async_with(labelled, |_| Ok(2)))) else {
         panic!("it does not wait");
     };
     assert!(matches!(error, Error::QueueFull { capacity: 1, .. }), "{error:?}");
