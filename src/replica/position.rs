@@ -123,37 +123,6 @@ impl Stamps {
         }
     }
 
-    /// Whether it is the same file, unchanged, which may have got another name since: that changes the last of its times.
-    pub(super) fn is_unchanged_by_name(&self, now: &Self) -> bool {
-        let changed = self.changed;
-        *self == Self { changed, ..*now }
-    }
-
-    pub(super) fn to_line(self) -> String {
-        let Self {
-            device,
-            inode,
-            size,
-            modified: (seconds, nanoseconds),
-            changed: (changed, changed_nanoseconds),
-        } = self;
-        format!("{device} {inode} {size} {seconds} {nanoseconds} {changed} {changed_nanoseconds}\n")
-    }
-
-    /// `None` if the line is not whole.
-    pub(super) fn parse(line: &str) -> Option<Self> {
-        let fields = line.strip_suffix('\n')?.split(' ').map(|field| field.parse().ok());
-        let fields: Vec<i128> = fields.collect::<Option<_>>()?;
-        let [device, inode, size, seconds, nanoseconds, changed, changed_nanoseconds] = fields.try_into().ok()?;
-        Some(Self {
-            device: device.try_into().ok()?,
-            inode: inode.try_into().ok()?,
-            size: size.try_into().ok()?,
-            modified: (seconds.try_into().ok()?, nanoseconds.try_into().ok()?),
-            changed: (changed.try_into().ok()?, changed_nanoseconds.try_into().ok()?),
-        })
-    }
-
     /// Those of the database from now on. The kernel's own times advance by some milliseconds at a time, and a change
     /// within that time would not show. So the file gets the exact time.
     pub(super) fn take(database: &File) -> Option<Self> {
@@ -340,20 +309,6 @@ mod tests {
         for position in [full(), without] {
             assert_eq!(Position::parse(&position.to_text()), Some(position));
         }
-    }
-
-    #[test]
-    fn stamps_are_read_as_written() {
-        let stamps = full().file.unwrap();
-        assert_eq!(Stamps::parse(&stamps.to_line()), Some(stamps));
-        let renamed = Stamps {
-            changed: (8, 9),
-            ..stamps
-        };
-        assert!(stamps.is_unchanged_by_name(&renamed));
-        assert!(!stamps.is_unchanged_by_name(&Stamps { inode: 3, ..renamed }));
-        let line = stamps.to_line();
-        assert!((0..line.len()).all(|end| Stamps::parse(&line[..end]).is_none()));
     }
 
     #[test]

@@ -7,8 +7,7 @@
 //!     node        the number of this store among those that may own the replica
 //!     aside       the name that the database gets as it is set aside (aside.rs); mostly not there
 //!     position    up to where the database was captured, or up to where it follows (position.rs)
-//!     follows     the database is a follower's: it has nothing that the replica lacks. It has the stamps of the database
-//!                 that was restored last
+//!     follows     the database is a follower's: it has nothing that the replica lacks
 //!     verified    when the replica was verified last, in milliseconds since 1970
 //!     0/          N-N.ltx: sealed transactions, oldest first
 //!     tmp/        unfinished files
@@ -36,7 +35,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::ltx::Decoder;
-use super::position::{Position, Stamps};
+use super::position::Position;
 use super::restore::time::{from_millis, millis};
 use super::storage::Body;
 use crate::connection::temp_folder::{Lock, lock};
@@ -240,25 +239,6 @@ impl Spool {
         }
         sync_folder(&self.folder)?;
         self.folder.parent().map_or(Ok(()), sync_folder)
-    }
-
-    /// Keeps, in the mark, by what a database is known that is about to get its name from a follower.
-    pub(super) fn keep_restored(&self, restored: &File) -> io::Result<()> {
-        let stamps = Stamps::of(&restored.metadata()?);
-        let unfinished = self.folder.join(UNFINISHED).join(FOLLOWS);
-        let mut file = create(&unfinished)?;
-        file.write_all(stamps.to_line().as_bytes())?;
-        file.sync_all()?;
-        self.name(&unfinished, &self.folder.join(FOLLOWS))?;
-        sync_folder(&self.folder)
-    }
-
-    /// Whether the file is the database that a follower has restored last, and unchanged. Without that the mark says nothing
-    /// of a file: a restore may have failed, and another program have made its database under the name since.
-    pub(super) fn has_restored(&self, file: &fs::Metadata) -> bool {
-        let kept = fs::read_to_string(self.folder.join(FOLLOWS)).ok();
-        let kept = kept.and_then(|line| Stamps::parse(&line));
-        kept.is_some_and(|kept| kept.is_unchanged_by_name(&Stamps::of(file)))
     }
 
     /// The new path of the database, if it is being set aside. The file has its name alone: the folder may be moved.

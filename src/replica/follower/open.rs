@@ -7,8 +7,6 @@
 //! | none | a store's | [`Error::Diverged`]: the folder may have what the replica lacks |
 //! | there | none | [`Error::Diverged`]: it is another database |
 //! | there | a follower's | it goes on from its position (`local.rs`), or is compared with the replica (`resync.rs`) |
-//! | there, as a restore has left it | a follower's, without a position | it is restored again: the process was killed |
-//! | there, another | the same | [`Error::Diverged`]: it is another database |
 //! | there, changed perhaps | a follower's, and the replica has what came since in a snapshot alone | it is set aside, and restored |
 //! | there | a store's, which closed with everything uploaded; a restore's | the same, if nothing was changed since |
 //!
@@ -35,7 +33,7 @@ use crate::replica::open::{absolute, cannot_read, cannot_spool};
 use crate::replica::position::Position;
 use crate::replica::restore::plan::Target;
 use crate::replica::restore::progress::silent;
-use crate::replica::restore::restore_noted;
+use crate::replica::restore::restore;
 use crate::replica::runtime;
 use crate::replica::spool::Spool;
 use crate::replica::storage::{FailureKind, Storage, StorageError, request};
@@ -172,8 +170,7 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings, doubt: O
     let file = fs::metadata(path).ok().filter(|file| file.len() > 0);
     let position = spool.position().map_err(failed)?;
     // Killed between the restore and its note.
-    let is_noted = position.is_none() && file.as_ref().is_some_and(|file| spool.has_restored(file));
-    let is_half_restored = is_noted && open_log(path).map_err(failed)?.is_none();
+    let is_half_restored = position.is_none() && spool.follows() && open_log(path).map_err(failed)?.is_none();
     let file = file.filter(|_| !is_half_restored);
     let (position, local) = match (file, position) {
         (None, position) => {
@@ -241,15 +238,7 @@ fn restored(
     reason: &str,
 ) -> Result<(Position, Local)> {
     set_aside(path, spool, reason).map_err(|error| cannot_set_aside(path, error))?;
-    let report = restore_noted(
-        storage,
-        Target::Newest,
-        &[],
-        Some(settings),
-        path,
-        &silent(),
-        |restored| spool.keep_restored(restored),
-    )?;
+    let report = restore(storage, Target::Newest, &[], Some(settings), path, &silent())?;
     let position = report.position()?;
     Ok((position, Local::untouched(position.file)))
 }

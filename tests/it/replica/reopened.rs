@@ -2,7 +2,6 @@
 //! transactions that were merged before it looked for them.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -86,68 +85,12 @@ fn half_restored_database_is_restored_again() {
         let kept = Connection::open(beside(&place, aside)).unwrap();
         kept.query_row("SELECT count(*) FROM entry", [], |_| Ok(())).unwrap();
         fs::remove_file(copy(&place).with_file_name("follower.db-replica/position")).unwrap();
-        note_restored(&copy(&place));
         fs::write(beside(&place, "-shm"), [7; 500]).unwrap();
         // Another program has looked at it.
         fs::write(beside(&place, "-wal"), "").unwrap();
         upload(&store, 1);
     }
     super::store::close(store);
-}
-
-/// Notes the database as a restore does before it gives the database its name.
-fn note_restored(path: &Path) {
-    let file = fs::metadata(path).unwrap();
-    let line = format!(
-        "{} {} {} {} {} {} {}\n",
-        file.dev(),
-        file.ino(),
-        file.size(),
-        file.mtime(),
-        file.mtime_nsec(),
-        file.ctime(),
-        file.ctime_nsec()
-    );
-    fs::write(super::store::spool_of(path).join("follows"), line).unwrap();
-}
-
-/// A follower was opened in vain, or killed, before it had a database, and a plain store has taken the name since. Or the
-/// follower had restored its database, and a plain store has written to it since.
-#[test]
-fn database_of_a_plain_store_is_not_renamed() {
-    for was_restored in [false, true] {
-        let place = Place::new();
-        let primary = place.open();
-        if was_restored {
-            upload(&primary, 10);
-            close(&follow(&place));
-            fs::remove_file(copy(&place).with_file_name("follower.db-replica/position")).unwrap();
-            note_restored(&copy(&place));
-        } else {
-            let of_nothing = FollowerOptions::of(place.replica().with_file_name("nothing").to_str().unwrap());
-            options().follow(of_nothing, copy(&place)).unwrap_err();
-            upload(&primary, 10);
-        }
-        let mark = copy(&place).with_file_name("follower.db-replica/follows");
-        assert!(mark.exists(), "{was_restored}");
-        let plain = Store::open(copy(&place)).unwrap();
-        plain
-            .write(|tx| tx.execute_batch("CREATE TABLE mine(x); INSERT INTO mine VALUES (7)"))
-            .unwrap();
-        plain.close().unwrap();
-        let error = options().follow(of(&place), copy(&place)).unwrap_err();
-        assert!(matches!(error, Error::Diverged { .. }), "{error}");
-        let told = error.to_string();
-        assert!(
-            told.contains("no follower has made it") && told.contains("move the file away"),
-            "{told}"
-        );
-        assert!(!beside(&place, ".before-following").exists(), "{was_restored}");
-        let kept = Connection::open(copy(&place)).unwrap();
-        let mine: u32 = kept.query_row("SELECT x FROM mine", [], |row| row.get(0)).unwrap();
-        assert_eq!(mine, 7);
-        super::store::close(primary);
-    }
 }
 
 /// A database that cannot be shown to be as it was left, and a replica that has the transactions since in a snapshot alone:
@@ -331,8 +274,8 @@ fn new_name_is_kept_before_the_first_rename() {
         PathBuf::from(name)
     };
     fs::create_dir(beside("-replica")).unwrap();
+    fs::write(beside("-replica").join("follows"), "").unwrap();
     fs::write(&path, "the database").unwrap();
-    note_restored(&path);
     fs::write(beside("-wal"), "the log").unwrap();
     let error = options().follow(of(&place), &path).unwrap_err();
     assert!(matches!(error, Error::Open { .. }), "{error}");
