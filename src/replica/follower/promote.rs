@@ -46,7 +46,7 @@ impl Follower {
         };
         self.catch_up(left())?;
         self.check_is_ours()?;
-        following.refuse_elsewhere(&self.inner.options.url, replica, &storage)?;
+        following.refuse_elsewhere(&storage)?;
         let Some(before) = following.to_replace(replica, &storage)? else {
             return Ok(());
         };
@@ -90,8 +90,8 @@ impl Follower {
 impl Following {
     /// Refuses a replica elsewhere that is not empty, if the one that is followed has no number: Litestream writes it, so
     /// nothing tells whether the two are of one database, and their transactions have the same numbers.
-    fn refuse_elsewhere(&self, followed: &str, replica: &ReplicaOptions, storage: &Storage) -> Result<()> {
-        if self.position().lineage != 0 || replica.url == followed {
+    fn refuse_elsewhere(&self, storage: &Storage) -> Result<()> {
+        if self.position().lineage != 0 || storage.is_place_of(&self.storage) {
             return Ok(());
         }
         let Some(there) = request(storage, {
@@ -105,7 +105,7 @@ impl Following {
             "this follower is of {}, which has no owner of larder's, so nothing shows that {storage} is a replica of the same \
              database; it is not empty ({there}), and the promotion would go on with it. Promote to the URL that is \
              followed, or to one with nothing in it and ReplicaOptions::on_divergence(OnDivergence::Rebase). If the two are \
-             one replica, follow it by the URL to which the follower is to be promoted",
+             one replica by two names of its server, follow it by the URL to which the follower is to be promoted",
             self.storage
         )))
     }

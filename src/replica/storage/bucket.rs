@@ -375,6 +375,7 @@ mod gcs {
             }
         }
         if let Some(endpoint) = url.parameter("endpoint") {
+            access.target = format!("{} at {endpoint}", access.target);
             builder = builder.with_base_url(endpoint);
         }
         if url.flag("skip-signature")?.unwrap_or(false) {
@@ -455,6 +456,7 @@ mod azure {
             }
         }
         if let Some(endpoint) = url.parameter("endpoint") {
+            access.target = format!("{} at {endpoint}", access.target);
             builder = builder.with_endpoint(endpoint.to_owned());
         }
         client::both(url, access, |retry, options| {

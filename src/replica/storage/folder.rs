@@ -78,6 +78,12 @@ impl Folder {
         }
     }
 
+    /// Whether both are one folder, also by another path.
+    pub(super) fn is_place_of(&self, other: &Self) -> bool {
+        let real = |folder: &Self| fs::canonicalize(&folder.root);
+        self.root == other.root || matches!((real(self), real(other)), (Ok(one), Ok(other)) if one == other)
+    }
+
     fn path(&self, location: &Path) -> PathBuf {
         let parts: PathBuf = location.parts().map(|part| part.as_ref().to_owned()).collect();
         self.root.join(parts)

@@ -286,6 +286,17 @@ impl Storage {
         bucket(self).is_some() && bucket(self) == bucket(other)
     }
 
+    /// Whether both are one place, by whatever spelling of its URL: a path through a symbolic link, an endpoint that a
+    /// variable names. Two names of one server are two places.
+    pub(crate) fn is_place_of(&self, there: &Self) -> bool {
+        let (one, other) = (&self.place, &there.place);
+        match (&one.folder, &other.folder) {
+            (Some(one), Some(other)) => one.is_place_of(other),
+            (None, None) if Arc::ptr_eq(&one.store, &other.store) => one.prefix == other.prefix,
+            _ => one.prefix == other.prefix && self.is_in_bucket_of(there),
+        }
+    }
+
     /// Whether writes have their conditions.
     pub fn is_conditional(&self) -> bool {
         !self.place.is_unconditional
@@ -635,4 +646,42 @@ fn unique() -> String {
 fn timestamp_millis(text: &str) -> Option<i64> {
     let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
     Some(time.timestamp_millis())
+}
+
+#[cfg(all(test, feature = "s3", feature = "gcs"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn place_is_one_by_each_spelling_of_its_url() {
+        let endpoint = ("AWS_ENDPOINT_URL".to_owned(), "http://127.0.0.1:9000/".to_owned());
+        let environment = Environment {
+            variables: vec![endpoint],
+            patience: Environment::PATIENCE,
+        };
+        let at = |url: &str| Storage::connect_in(url, &environment).unwrap();
+        let own = at("s3://bucket/app");
+        for same in [
+            "s3://bucket//app/",
+            "s3://bucket/app?endpoint=127.0.0.1:9000",
+            "s3://bucket/app?endpoint=http%3A%2F%2F127.0.0.1:9000&region=eu-west-1",
+            "s3://bucket/ap%70?partSize=5",
+        ] {
+            assert!(own.is_place_of(&at(same)), "{same}");
+        }
+        for other in [
+            "s3://bucket/app2",
+            "s3://bucket2/app",
+            "s3://bucket/app?endpoint=127.0.0.1:9001",
+            "gs://bucket/app",
+            "/bucket/app",
+            "memory:bucket/app",
+        ] {
+            assert!(!own.is_place_of(&at(other)), "{other}");
+        }
+        assert!(at("memory:a").is_place_of(&at("memory:a")) && !at("memory:a").is_place_of(&at("memory:b")));
+        let google = at("gs://bucket/app?endpoint=http://one");
+        assert!(!google.is_place_of(&at("gs://bucket/app?endpoint=http://two")));
+        assert!(!google.is_in_bucket_of(&at("gs://bucket/b?endpoint=http://two")));
+    }
 }

@@ -353,8 +353,10 @@ fn follower_without_number_is_promoted_to_its_own_replica() {
     assert_eq!(upload(&primary, 1), tip + 1);
     assert_eq!(rows(&follower), 10);
     super::store::close(primary);
-    // To its own, and to an empty one.
-    let own = place.to().take_over(true);
+    // To its own, by another path.
+    let link = other.replica().with_extension("link");
+    std::os::unix::fs::symlink(place.replica(), &link).unwrap();
+    let own = ReplicaOptions::to(format!("file://{}", link.display())).take_over(true);
     let promoted = follower.promote(Options::new().replicate_to(own)).unwrap();
     assert_eq!(super::store::rows(&promoted), 10);
     super::store::close(promoted);
