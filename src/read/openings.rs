@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// An opening that takes longer is slow: most take less than a millisecond.
+const SLOW: Duration = Duration::from_millis(20);
+
 pub(super) struct Openings {
     /// Upper bound of `connections`.
     size: u32,
@@ -81,6 +84,9 @@ impl Openings {
     pub(super) fn trouble(&self, now: Instant) -> Option<String> {
         let takes = self.began.map(|began| {
             let so_far = now.saturating_duration_since(began);
+            if so_far < SLOW {
+                return "a connection is being opened".to_owned();
+            }
             format!("opening a connection has taken {so_far:.1?} so far: Options::on_connect or the disk is slow")
         });
         takes.or_else(|| self.failure.as_ref().map(|failure| failure.reason.clone()))
@@ -131,6 +137,8 @@ mod tests {
         let mut openings = Openings::new(1);
         let began = Instant::now();
         openings.begin(began);
+        let reason = openings.trouble(began + Duration::from_micros(145)).unwrap();
+        assert_eq!(reason, "a connection is being opened");
         let reason = openings.trouble(began + Duration::from_secs(5)).unwrap();
         assert!(reason.contains("5.0s") && reason.contains("on_connect"), "{reason}");
     }

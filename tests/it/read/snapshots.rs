@@ -366,8 +366,10 @@ fn read_without_waiting_fails_if_readers_are_busy() {
 #[test]
 fn exhausted_pool_gives_read_queue_timeout() {
     let store = store_with(Options::new().readers(1).read_queue_timeout(Duration::from_millis(50)));
+    // On a machine that is busy it takes longer than that to open the reader.
+    let patient = ReadOptions::new().queue_timeout(Duration::from_secs(60));
     store
-        .read(|_| {
+        .read_with(patient, |_| {
             let other = thread::scope(|scope| scope.spawn(|| store.read(|_| Ok(()))).join().unwrap());
             let error = other.unwrap_err();
             match &error {

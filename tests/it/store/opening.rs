@@ -1025,7 +1025,7 @@ fn read_timeout_names_failure_of_on_connect() {
     let readers = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&readers);
     let store = Options::new()
-        .read_queue_timeout(Duration::from_millis(200))
+        .read_queue_timeout(Duration::from_secs(1))
         .on_connect(move |_, role| {
             // The first reader is the one that `open` looks at.
             match role == Role::Reader && count.fetch_add(1, Ordering::SeqCst) > 0 {

@@ -311,8 +311,10 @@ fn threads_with_nested_reads_time_out() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
+                // On a machine that is busy it takes longer than 100 ms to open the readers.
+                let patient = ReadOptions::new().queue_timeout(Duration::from_secs(60));
                 store
-                    .read(|tx| {
+                    .read_with(patient, |tx| {
                         assert!(tx.exists("SELECT 1 FROM t", [])?);
                         both_hold_one.wait();
                         let error = count(&store).unwrap_err();
