@@ -82,14 +82,19 @@ impl Openings {
 
     /// Why there is no further connection, if openings are the reason.
     pub(super) fn trouble(&self, now: Instant) -> Option<String> {
-        let takes = self.began.map(|began| {
-            let so_far = now.saturating_duration_since(began);
-            if so_far < SLOW {
-                return "a connection is being opened".to_owned();
-            }
-            format!("opening a connection has taken {so_far:.1?} so far: Options::on_connect or the disk is slow")
-        });
-        takes.or_else(|| self.failure.as_ref().map(|failure| failure.reason.clone()))
+        let failed = self.failure.as_ref().map(|failure| failure.reason.clone());
+        let Some(began) = self.began else {
+            return failed;
+        };
+        let so_far = now.saturating_duration_since(began);
+        let slow =
+            || format!("opening a connection has taken {so_far:.1?} so far: Options::on_connect or the disk is slow");
+        match failed {
+            Some(reason) if so_far < SLOW => Some(reason),
+            Some(reason) => Some(format!("{reason}; once more, {}", slow())),
+            None if so_far < SLOW => Some("a connection is being opened".to_owned()),
+            None => Some(slow()),
+        }
     }
 }
 
@@ -141,5 +146,15 @@ mod tests {
         assert_eq!(reason, "a connection is being opened");
         let reason = openings.trouble(began + Duration::from_secs(5)).unwrap();
         assert!(reason.contains("5.0s") && reason.contains("on_connect"), "{reason}");
+        // What is known of the one before is not lost while another goes on.
+        openings.failed("no such table".into(), began);
+        let again = began + Duration::from_secs(10);
+        assert!(openings.begin(again));
+        assert_eq!(openings.trouble(again).unwrap(), "no such table");
+        let reason = openings.trouble(again + Duration::from_secs(1)).unwrap();
+        assert!(
+            reason.starts_with("no such table; once more, opening a connection has taken 1.0s"),
+            "{reason}"
+        );
     }
 }

@@ -255,7 +255,15 @@ fn migration_waits_as_long_as_migration_timeout() {
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotStarted, true));
     let_go.send(()).unwrap();
     blocking.wait().unwrap();
-    assert_eq!(hasty.migrate().unwrap().steps.len(), 3);
+    // On a busy machine its steps may begin too late once more.
+    let made = loop {
+        match hasty.migrate() {
+            Err(Error::QueueTimeout { .. }) => {}
+            made => break made.unwrap(),
+        }
+    };
+    assert!(made.steps.len() <= 3);
+    assert_eq!(applied(&hasty), [1, 2, 3]);
 }
 
 #[test]

@@ -18,8 +18,12 @@ use crate::write::groups::Gate;
 
 /// Looks often, so that a test need not wait.
 fn watching(options: Options) -> Store {
+    watching_each(Duration::from_millis(5), options)
+}
+
+fn watching_each(interval: Duration, options: Options) -> Store {
     log::collect();
-    let store = options.monitor_interval(Duration::from_millis(5)).open_temp().unwrap();
+    let store = options.monitor_interval(interval).open_temp().unwrap();
     store
         .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, data BLOB) STRICT"))
         .unwrap();
@@ -181,7 +185,8 @@ fn long_write_is_named_and_full_queue_reported() {
 
 #[test]
 fn many_slow_writes_raise_an_alert() {
-    let store = watching(Options::new());
+    // Its window of 60 looks is long enough for what is to be seen in it.
+    let store = watching_each(Duration::from_millis(50), Options::new());
     let gate = Gate::hold(&store);
     let writes: Vec<_> = (0..30).map(|_| store.submit(|_| Ok(())).unwrap()).collect();
     wait_until("time goes by", || {
@@ -273,6 +278,8 @@ fn alerts_clear_when_the_store_closes() {
     store
         .read_with(label, |_| {
             begins(&store, AlertKind::OldRead);
+            // The alert is listed before its event is there.
+            wait_until("an event is missing", || !events(&store, AlertKind::OldRead).is_empty());
             Ok(())
         })
         .unwrap();

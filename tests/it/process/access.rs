@@ -17,7 +17,8 @@ pub(crate) fn child(task: &child::Task) {
     match task.role.as_str() {
         "read and write" => {
             let conn = Connection::open(path).unwrap();
-            conn.busy_timeout(Duration::from_millis(200)).unwrap();
+            conn.busy_timeout(Duration::from_secs(task.args[1].parse().unwrap()))
+                .unwrap();
             read_and_write(&conn);
         }
         "read and write by larder" => {
@@ -121,7 +122,7 @@ fn read_and_write(conn: &Connection) {
 
 const READ_AND_WRITE_IN_PYTHON: &str = "
 try:
-    conn = sqlite3.connect(args[0], timeout=0.2)
+    conn = sqlite3.connect(args[0], timeout=int(args[1]))
     tell(conn.execute(\"SELECT group_concat(who, ' ') FROM t\").fetchone()[0])
 except sqlite3.OperationalError as e:
     tell(e)
@@ -204,7 +205,7 @@ fn python_reads_and_writes_beside_a_shared_store() {
     }
     let (_folder, path) = database();
     let store = Store::open(&path).unwrap();
-    sees_and_adds_beside(&store, || Child::python(READ_AND_WRITE_IN_PYTHON, &[&path]));
+    sees_and_adds_beside(&store, || Child::python(READ_AND_WRITE_IN_PYTHON, &[&path, "60"]));
     assert!(store.close().unwrap().wal_truncated);
 }
 
@@ -212,7 +213,9 @@ fn python_reads_and_writes_beside_a_shared_store() {
 fn another_process_works_beside_a_shared_store() {
     let (_folder, path) = database();
     let store = Store::open(&path).unwrap();
-    sees_and_adds_beside(&store, || Child::start("process::access", "read and write", &[&path]));
+    sees_and_adds_beside(&store, || {
+        Child::start("process::access", "read and write", &[&path, "60"])
+    });
     assert!(store.close().unwrap().wal_truncated);
 }
 
@@ -284,7 +287,7 @@ fn python_is_locked_out_of_an_exclusive_store() {
     let (_folder, path) = database();
     let store = Options::new().access(Access::Exclusive).open(&path).unwrap();
     add(&store, "larder").unwrap();
-    is_locked_out(Child::python(READ_AND_WRITE_IN_PYTHON, &[&path]));
+    is_locked_out(Child::python(READ_AND_WRITE_IN_PYTHON, &[&path, "0"]));
     assert_eq!(everybody(&store), ["larder"]);
 }
 
@@ -293,11 +296,11 @@ fn process_is_locked_out_until_exclusive_store_closes() {
     let (_folder, path) = database();
     let store = Options::new().access(Access::Exclusive).open(&path).unwrap();
     // From the start, before the first write, too.
-    is_locked_out(Child::start("process::access", "read and write", &[&path]));
+    is_locked_out(Child::start("process::access", "read and write", &[&path, "0"]));
     add(&store, "larder").unwrap();
-    is_locked_out(Child::start("process::access", "read and write", &[&path]));
+    is_locked_out(Child::start("process::access", "read and write", &[&path, "0"]));
     store.close().unwrap();
-    let child = Child::start("process::access", "read and write", &[&path]);
+    let child = Child::start("process::access", "read and write", &[&path, "60"]);
     child.expect("larder");
     child.expect("wrote");
     child.finish();
@@ -439,10 +442,7 @@ fn locked_write_is_not_started_and_reads_continue() {
 fn queued_writes_share_one_busy_timeout() {
     // Not one busy timeout after the other: sixteen of them would be more than anybody waits.
     let (_folder, path) = database();
-    let store = Options::new()
-        .busy_timeout(Duration::from_millis(500))
-        .open(&path)
-        .unwrap();
+    let store = Options::new().busy_timeout(Duration::from_secs(1)).open(&path).unwrap();
     let child = Child::start("process::access", "hold the write lock", &[&path]);
     child.expect("holding");
     let pending: Vec<_> = (0..16)
@@ -462,7 +462,7 @@ fn queued_writes_share_one_busy_timeout() {
         );
     }
     assert!(
-        began.elapsed() < Duration::from_secs(4),
+        began.elapsed() < Duration::from_secs(12),
         "they waited one after the other"
     );
     child.finish();

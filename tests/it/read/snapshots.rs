@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use larder::rusqlite::{self, Connection, ffi};
 use larder::{Error, Options, Outcome, ReadOptions, ReadTx, Result, Role, Store, WhenFull};
 
-use crate::support::RaiseOnDrop;
+use crate::support::{RaiseOnDrop, young};
 use crate::write::groups::Gate;
 
 fn store_with(options: Options) -> Store {
@@ -144,7 +144,10 @@ fn open_write_blocks_no_read() {
 
 #[test]
 fn sixty_four_threads_never_see_busy() {
-    let store = store_with(Options::new().readers(8).checkpoint_pages(100));
+    // Of 64 threads one may wait for long.
+    let patient = Duration::from_secs(60);
+    let options = Options::new().queue_timeout(patient).read_queue_timeout(patient);
+    let store = store_with(options.readers(8).checkpoint_pages(100));
     let until = Instant::now() + Duration::from_secs(5);
     let (reads, writes): (i64, i64) = thread::scope(|scope| {
         let threads: Vec<_> = (0..64_i64)
@@ -435,7 +438,7 @@ fn read_past_its_age_limit_is_interrupted() {
         "{raw:?}"
     );
     assert_eq!(
-        store.read(|tx| Ok(rows(tx)?)).unwrap(),
+        young(|| store.read(|tx| Ok(rows(tx)?))),
         3,
         "the connection's next read is young"
     );
@@ -522,7 +525,7 @@ impl Drop for SlowOpening {
 #[test]
 fn slow_opening_delays_no_other_stores_read() {
     let slow: Vec<_> = (0..4).map(|_| SlowOpening::shut()).collect();
-    let brief = || ReadOptions::new().queue_timeout(Duration::from_millis(50));
+    let brief = || ReadOptions::new().queue_timeout(Duration::from_millis(200));
     for slow in &slow {
         let error = slow.store.read_with(brief(), |_| Ok(())).unwrap_err();
         assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");

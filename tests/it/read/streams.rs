@@ -17,7 +17,7 @@ use larder::{AlertKind, Error, Options, Outcome, ReadOptions, RowStream, Store};
 use crate::support::tasks::{
     Dice, ENDLESS, PATIENCE, TellTale, counting, finish, hear, insert, many_threads, on_every_runtime, store_with,
 };
-use crate::support::{count, read_or_fail, until};
+use crate::support::{count, read_or_fail, until, with_longer_limits};
 
 /// The numbers from 1 on.
 const NUMBERS: &str = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?1) SELECT i FROM n";
@@ -456,19 +456,22 @@ fn panic_in_the_middle_resumes_after_the_rows_before() {
 #[test]
 fn time_limit_ends_a_stream_that_waits_for_its_consumer() {
     let store = store_with(Options::new());
-    let options = ReadOptions::new().execution_timeout(Duration::from_millis(50));
-    let mut stream = store.read_stream_with::<(i64,)>(options.label("late"), NUMBERS, [1_000_000_000]);
-    next(&mut stream).unwrap().unwrap();
-    // Without the consumer.
-    is_idle(&store);
-    let (rows, error) = drain(&mut stream);
-    is_sequence(&rows, 2);
-    assert!((255..AHEAD).contains(&rows.len()), "{}", rows.len());
-    let error = error.unwrap();
-    assert!(
-        matches!(error, Error::Interrupted { limit, .. } if limit == Duration::from_millis(50)),
-        "{error:?}"
-    );
+    let error = with_longer_limits(Duration::from_millis(50), |time| {
+        let options = ReadOptions::new().execution_timeout(time);
+        let mut stream = store.read_stream_with::<(i64,)>(options.label("late"), NUMBERS, [1_000_000_000]);
+        next(&mut stream).unwrap().ok()?;
+        // Without the consumer.
+        is_idle(&store);
+        let (rows, error) = drain(&mut stream);
+        is_sequence(&rows, 2);
+        assert!(rows.len() < AHEAD, "{}", rows.len());
+        let error = error.unwrap();
+        assert!(
+            matches!(error, Error::Interrupted { limit, .. } if limit == time),
+            "{error:?}"
+        );
+        (rows.len() >= 255).then_some(error)
+    });
     assert_eq!(error.site(), Some("late"));
     assert!(error.statement().unwrap().starts_with("WITH RECURSIVE"), "{error:?}");
     // In the middle of a statement.
@@ -482,17 +485,19 @@ fn time_limit_ends_a_stream_that_waits_for_its_consumer() {
 
 #[test]
 fn old_streams_are_interrupted_as_reads_are() {
-    let age = Duration::from_millis(50);
-    let options = Options::new().max_reader_age(age).interrupt_old_readers(true);
-    let store = store_with(options);
-    let mut stream = many(&store);
-    next(&mut stream).unwrap().unwrap();
-    is_idle(&store);
-    let error = drain(&mut stream).1.unwrap();
-    assert!(
-        matches!(error, Error::Interrupted { limit, .. } if limit == age),
-        "{error:?}"
-    );
+    let error = with_longer_limits(Duration::from_millis(50), |age| {
+        let options = Options::new().max_reader_age(age).interrupt_old_readers(true);
+        let store = store_with(options);
+        let mut stream = many(&store);
+        next(&mut stream).unwrap().ok()?;
+        is_idle(&store);
+        let error = drain(&mut stream).1.unwrap();
+        assert!(
+            matches!(error, Error::Interrupted { limit, .. } if limit == age),
+            "{error:?}"
+        );
+        Some(error)
+    });
     assert!(error.to_string().contains("Options::max_reader_age"), "{error}");
 }
 
@@ -501,27 +506,33 @@ fn old_streams_are_interrupted_as_reads_are() {
 #[test]
 fn closing_ends_streams_after_the_rows_that_were_read() {
     for drops in [false, true] {
-        let store = store_with(Options::new().close_timeout(PATIENCE));
-        let mut waiting = many(&store);
-        next(&mut waiting).unwrap().unwrap();
-        let mut computing = store.read_stream::<(i64,)>(ENDLESS, []);
-        begin(&mut computing);
-        until(&store, |stats| stats.readers.in_use == 2);
-        let began = Instant::now();
-        if drops {
-            drop(store);
-        } else {
-            let report = store.close().unwrap();
-            assert!(report.wal_truncated, "{report}");
-        }
-        assert!(began.elapsed() < PATIENCE / 4, "{:?}", began.elapsed());
-        let (rows, error) = drain(&mut waiting);
-        is_sequence(&rows, 2);
-        assert!((255..AHEAD).contains(&rows.len()), "{}", rows.len());
-        assert!(matches!(error, Some(Error::Closed)), "{error:?}");
-        let (rows, error) = drain(&mut computing);
-        assert!(rows.is_empty() && matches!(error, Some(Error::Closed)), "{error:?}");
+        // The stream may be closed before its thread has read as many rows ahead as it can.
+        assert!((0..50).any(|_| rows_ahead_of_closing(drops) >= 255));
     }
+}
+
+fn rows_ahead_of_closing(drops: bool) -> usize {
+    let store = store_with(Options::new().close_timeout(PATIENCE));
+    let mut waiting = many(&store);
+    next(&mut waiting).unwrap().unwrap();
+    let mut computing = store.read_stream::<(i64,)>(ENDLESS, []);
+    begin(&mut computing);
+    until(&store, |stats| stats.readers.in_use == 2);
+    let began = Instant::now();
+    if drops {
+        drop(store);
+    } else {
+        let report = store.close().unwrap();
+        assert!(report.wal_truncated, "{report}");
+    }
+    assert!(began.elapsed() < PATIENCE / 4, "{:?}", began.elapsed());
+    let (rows, error) = drain(&mut waiting);
+    is_sequence(&rows, 2);
+    assert!(rows.len() < AHEAD, "{}", rows.len());
+    assert!(matches!(error, Some(Error::Closed)), "{error:?}");
+    let (none, error) = drain(&mut computing);
+    assert!(none.is_empty() && matches!(error, Some(Error::Closed)), "{error:?}");
+    rows.len()
 }
 
 #[test]

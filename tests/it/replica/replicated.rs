@@ -315,8 +315,11 @@ fn position_that_cannot_be_written_loses_nothing() {
     let outage = place.outage();
     // A folder where the file is to be.
     let position = place.database().with_file_name("app.db-replica").join("position");
-    fs::remove_file(&position).unwrap();
-    fs::create_dir_all(position.join("in the way")).unwrap();
+    wait_until("it is in its place", || {
+        // The store may write it again between the two.
+        let _ = fs::remove_file(&position);
+        fs::create_dir_all(position.join("in the way")).is_ok()
+    });
     let large = |tx: &larder::WriteTx<'_>| tx.execute("INSERT INTO entry(noise) VALUES (randomblob(400000))", []);
     let mut waits = Vec::new();
     for n in 1..=8 {

@@ -315,7 +315,7 @@ fn killed_before_the_first_file_is_no_rebase() {
     fill(&store, 20_000);
     store.close().unwrap();
     // The first file takes a while to write. If it was there already, the next store is quicker to look.
-    let copy = (0..20).find_map(|_| {
+    let copy = (0..200).find_map(|_| {
         let store = place.open();
         let copy = after_power_cut(&place, &[]);
         close(store);
@@ -509,8 +509,21 @@ fn second_primary_is_fenced() {
 /// The folder of the database with all its files, copied by another process: closing a descriptor of the database would
 /// end this process's locks on it.
 pub(super) fn copy_folder(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(to).status();
-    assert!(copied.unwrap().success());
+    let copy = || Command::new("cp").arg("-r").arg(from.join(".")).arg(to).status();
+    // A file of the running store may get its name, and so lose the one before, while it is copied.
+    let is_copied = (0..20).any(|_| {
+        for entry in fs::read_dir(to).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            }
+            .unwrap();
+        }
+        copy().unwrap().success()
+    });
+    assert!(is_copied);
 }
 
 /// The database, its log, spool and replica as a power cut leaves them that spares what was synced and takes these files.
@@ -670,9 +683,16 @@ fn restore_adds_what_was_not_uploaded() {
     fill(&store, 10);
     store.replica().unwrap().flush(PATIENCE).unwrap();
     let outage = place.outage();
-    fill(&store, 7);
-    let _ = store.replica().unwrap().flush(Duration::from_millis(100));
-    fill(&store, 8);
+    for rows in [7, 8] {
+        // What is not sealed is in the log alone, which goes with the database.
+        let sealed = || store.stats().replica.unwrap().sealed;
+        let before = sealed();
+        fill(&store, rows);
+        wait_until("it is sealed", || {
+            let _ = store.replica().unwrap().flush(Duration::from_millis(10));
+            sealed() > before
+        });
+    }
     let report = store.close_within(Duration::from_millis(300)).unwrap();
     assert_eq!(report.replicated, Some(false), "{report}");
     outage.end();

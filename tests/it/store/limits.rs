@@ -6,8 +6,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::blocker;
-use larder::{Error, Options, Outcome, Pending, ReadOptions, Store, WriteOptions};
+use crate::support::{blocker, young};
+use larder::{Error, Options, Outcome, Pending, ReadOptions, Result, Store, WriteOptions};
 
 /// Far more than anything here takes; past it something hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,9 +36,11 @@ fn patient() -> WriteOptions {
 }
 
 fn everybody(store: &Store) -> Vec<String> {
-    store
-        .read(|tx| tx.query_map("SELECT who FROM t ORDER BY rowid", [], |row| row.get(0)))
-        .unwrap()
+    names(store).unwrap()
+}
+
+fn names(store: &Store) -> Result<Vec<String>> {
+    store.read(|tx| tx.query_map("SELECT who FROM t ORDER BY rowid", [], |row| row.get(0)))
 }
 
 fn add(store: &Store, who: &'static str) -> Pending<usize> {
@@ -415,7 +417,7 @@ fn interrupted_reader_serves_the_next_read() {
     add(&store, "ant").wait().unwrap();
     for _ in 0..3 {
         store.read(|tx| tx.query_row(ENDLESS, [], |_| Ok(()))).unwrap_err();
-        assert_eq!(everybody(&store), ["ant"]);
+        assert_eq!(young(|| names(&store)), ["ant"]);
     }
 }
 
@@ -598,7 +600,7 @@ fn max_reader_age_stops_many_short_statements() {
         let error = store.read(read).expect_err(how);
         assert_interrupted(&error, ms(50), "Options::max_reader_age");
     }
-    assert!(everybody(&store).is_empty());
+    assert!(young(|| names(&store)).is_empty());
 }
 
 /// No SQL is left to be stopped when the limit is over.

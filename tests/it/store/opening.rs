@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use larder::rusqlite::Connection;
-use larder::{AutoVacuum, Durability, Error, Options, ReadTx, Role, Store};
+use larder::{AutoVacuum, Durability, Error, Options, ReadOptions, ReadTx, Role, Store};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{self, Child, as_ordinary_user, as_user, is_root, set_mode, skipped, succeeds, tell};
@@ -247,11 +247,12 @@ fn on_every_reader<T: Send>(
     f: impl Fn(&ReadTx<'_>) -> larder::Result<T> + Sync,
 ) -> Vec<T> {
     let all_have_one = Barrier::new(readers);
+    let patient = || ReadOptions::new().queue_timeout(Duration::from_secs(60));
     thread::scope(|scope| {
         let threads: Vec<_> = (0..readers)
             .map(|_| {
                 scope.spawn(|| {
-                    store.read(|tx| {
+                    store.read_with(patient(), |tx| {
                         all_have_one.wait();
                         f(tx)
                     })

@@ -32,6 +32,26 @@ impl Drop for RaiseOnDrop<'_> {
     }
 }
 
+/// Tries with that limit, then with twice as much and so on, until an attempt gives something. On a busy machine a short
+/// limit passes before that has begun which it is to end.
+#[track_caller]
+pub(crate) fn with_longer_limits<T>(first: Duration, attempt: impl FnMut(Duration) -> Option<T>) -> T {
+    let mut limits = (0..12).map(|doubled| first * (1 << doubled));
+    limits.find_map(attempt).expect("no limit was long enough")
+}
+
+/// What a read gives that is young enough for [`larder::Options::max_reader_age`]. A busy machine may make one old.
+#[track_caller]
+pub(crate) fn young<T>(mut read: impl FnMut() -> larder::Result<T>) -> T {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    loop {
+        match read() {
+            Err(larder::Error::Interrupted { .. }) if Instant::now() < give_up => {}
+            read => return read.unwrap(),
+        }
+    }
+}
+
 /// A write that is running, and goes on until it is told something or the sender is dropped.
 pub(crate) fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
     let (let_go, told) = channel();

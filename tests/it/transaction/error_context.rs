@@ -5,6 +5,8 @@ use std::time::Duration;
 use larder::rusqlite::{self, Connection, params};
 use larder::{Error, Options, Outcome, ReadOptions, Store, WriteOptions, WriteTx};
 
+use crate::support::with_longer_limits;
+
 const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
 
 #[derive(Debug, thiserror::Error)]
@@ -185,47 +187,73 @@ fn refusals_and_limits_know_where() {
     let error = store.write(|tx| tx.insert("UPDATE t SET id = 1", [])).unwrap_err();
     assert_eq!(error.statement(), Some("UPDATE t SET id = 1"), "{error:?}");
 
-    let briefly = || WriteOptions::new().execution_timeout(Duration::from_millis(5));
+    let briefly = |time| WriteOptions::new().execution_timeout(time);
     let first = line!();
-    let stopped = store.write_with(briefly(), |tx| tx.query_row(ENDLESS, [], |_| Ok(())));
-    let error = stopped.unwrap_err();
+    let error = in_its_statement(|time| {
+        let stopped = store.write_with(briefly(time), |tx| tx.query_row(ENDLESS, [], |_| Ok(())));
+        stopped.unwrap_err()
+    });
     is_since(error.site(), first);
     assert!(matches!(error, Error::Interrupted { .. }), "{error:?}");
     assert_eq!(error.statement(), Some(ENDLESS));
     let first = line!();
-    let swallowed = store.write_with(briefly(), |tx| Ok(tx.query_row(ENDLESS, [], |_| Ok(())).is_ok()));
-    let error = swallowed.unwrap_err();
+    let error = in_its_statement(|time| {
+        let swallowed = store.write_with(briefly(time), |tx| Ok(tx.query_row(ENDLESS, [], |_| Ok(())).is_ok()));
+        swallowed.unwrap_err()
+    });
     is_since(error.site(), first);
     assert_eq!(error.statement(), Some(ENDLESS));
     let batch = format!("{ENDLESS}; SELECT 2");
-    let stopped = store.write_with(briefly(), move |tx| tx.execute_batch(&batch));
-    assert_eq!(stopped.unwrap_err().statement(), Some(ENDLESS));
-    let first = line!();
-    let stopped = store.transact_with(briefly(), |tx| {
-        Ok::<_, AppError>(tx.query_row(ENDLESS, [], |_| Ok(()))?)
+    let error = in_its_statement(|time| {
+        let batch = batch.clone();
+        let stopped = store.write_with(briefly(time), move |tx| tx.execute_batch(&batch));
+        stopped.unwrap_err()
     });
-    let error = stopped.unwrap_err().larders();
+    assert_eq!(error.statement(), Some(ENDLESS));
+    let first = line!();
+    let error = in_its_statement(|time| {
+        let stopped = store.transact_with(briefly(time), |tx| {
+            Ok::<_, AppError>(tx.query_row(ENDLESS, [], |_| Ok(()))?)
+        });
+        stopped.unwrap_err().larders()
+    });
     is_since(error.site(), first);
     assert_eq!(error.statement(), Some(ENDLESS));
     // It is the first, whatever comes after it.
-    let stopped = store.transact_with(briefly(), |tx| {
-        let _ = tx.query_row(ENDLESS, [], |_| Ok(()));
-        let _ = tx.execute("INSERT OR ROLLBACK INTO t VALUES (1, NULL)", []);
-        Ok::<_, AppError>(())
+    let error = in_its_statement(|time| {
+        let stopped = store.transact_with(briefly(time), |tx| {
+            let _ = tx.query_row(ENDLESS, [], |_| Ok(()));
+            let _ = tx.execute("INSERT OR ROLLBACK INTO t VALUES (1, NULL)", []);
+            Ok::<_, AppError>(())
+        });
+        stopped.unwrap_err().larders()
     });
-    assert_eq!(stopped.unwrap_err().larders().statement(), Some(ENDLESS));
+    assert_eq!(error.statement(), Some(ENDLESS));
 
-    let briefly = ReadOptions::new().execution_timeout(Duration::from_millis(5));
+    let briefly = |time| ReadOptions::new().execution_timeout(time);
     let first = line!();
-    let stopped = store.query_with(briefly.clone(), |tx| {
-        Ok::<_, AppError>(tx.query_row(ENDLESS, [], |_| Ok(()))?)
+    let error = in_its_statement(|time| {
+        let stopped = store.query_with(briefly(time), |tx| {
+            Ok::<_, AppError>(tx.query_row(ENDLESS, [], |_| Ok(()))?)
+        });
+        stopped.unwrap_err().larders()
     });
-    let error = stopped.unwrap_err().larders();
     is_since(error.site(), first);
     assert!(matches!(error, Error::Interrupted { .. }), "{error:?}");
     assert_eq!(error.statement(), Some(ENDLESS));
-    let swallowed = store.read_with(briefly, |tx| Ok(tx.exists(ENDLESS, []).is_ok()));
-    assert_eq!(swallowed.unwrap_err().statement(), Some(ENDLESS));
+    let error = in_its_statement(|time| {
+        let swallowed = store.read_with(briefly(time), |tx| Ok(tx.exists(ENDLESS, []).is_ok()));
+        swallowed.unwrap_err()
+    });
+    assert_eq!(error.statement(), Some(ENDLESS));
+}
+
+/// The error of a call whose limit passes while its statement runs.
+fn in_its_statement(mut call: impl FnMut(Duration) -> Error) -> Error {
+    with_longer_limits(Duration::from_millis(5), |time| {
+        let error = call(time);
+        error.statement().is_some().then_some(error)
+    })
 }
 
 /// "fix the statement that caused the rollback": this one.

@@ -390,7 +390,7 @@ fn task_with_endless_timeout_delays_no_other_deadline() {
         let mut patient = within(&store, time);
         begin(&mut patient);
         let impatient = within(&store, Duration::from_millis(30));
-        let told = finish_if_woken(impatient, Duration::from_secs(5));
+        let told = finish_if_woken(impatient, PATIENCE);
         gate.open();
         finish(patient).unwrap();
         let told = told.unwrap_or_else(|| panic!("nobody wakes it, since another waits for {time:?}"));
@@ -418,8 +418,8 @@ fn panicking_waker_delays_no_other_deadline() {
             .is_pending()
     );
     // Late at the same ring, or at the one that is set after it.
-    let told = finish_if_woken(within(&store, time), Duration::from_secs(5));
-    let told_later = finish_if_woken(within(&store, time), Duration::from_secs(5));
+    let told = finish_if_woken(within(&store, time), PATIENCE);
+    let told_later = finish_if_woken(within(&store, time), PATIENCE);
     gate.open();
     assert_too_late(told_later.expect("it is woken"), time);
     assert_too_late(
@@ -451,7 +451,7 @@ fn blocking_waker_delays_no_other_stores_deadline() {
             .is_pending()
     );
     hear(&is_blocking);
-    let told = finish_if_woken(within(&other, time), Duration::from_secs(30));
+    let told = finish_if_woken(within(&other, time), PATIENCE);
     drop(go_on);
     gate.open();
     other_gate.open();

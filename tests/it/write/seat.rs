@@ -306,7 +306,7 @@ fn store_with_lone_writes_is_not_idle() {
         stats.checkpoints == 0 || longest > Duration::from_millis(900),
         "{longest:?}, {stats:?}"
     );
-    until(&store, |stats| stats.checkpoints == 1);
+    until(&store, |stats| stats.checkpoints >= 1);
 }
 
 #[test]

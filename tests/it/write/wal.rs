@@ -40,19 +40,37 @@ fn wal_file_bytes(store: &Store) -> u64 {
     std::fs::metadata(wal_file(store)).map_or(0, |file| file.len())
 }
 
+/// The log starts over between two reads. A read that the machine keeps from ending makes it longer, so such an attempt
+/// tells nothing.
 #[test]
 fn overlapping_reads_keep_log_within_twice_its_limit() {
     let limit = 4 * MIB;
+    for attempt in 1.. {
+        let (largest, longest) = largest_log_beside_overlapping_reads(limit);
+        if largest < 2 * limit {
+            return;
+        }
+        assert!(
+            attempt < 10 && longest > Duration::from_millis(50),
+            "{largest} bytes, and no read was longer than {longest:?}"
+        );
+    }
+}
+
+/// The largest log while twice as much as four of its limits is written, and the longest read.
+fn largest_log_beside_overlapping_reads(limit: u64) -> (u64, Duration) {
     let store = store_with_table(Options::new().readers(8).wal_limit(limit));
     store.write(|tx| fill(tx, 50)).unwrap();
     let stop = AtomicBool::new(false);
     let largest = AtomicU64::new(0);
+    let longest = AtomicU64::new(0);
     let reads = AtomicU64::new(0);
-    let written = thread::scope(|scope| {
+    thread::scope(|scope| {
         let over = RaiseOnDrop(&stop);
         for _ in 0..8 {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
+                    let began = Instant::now();
                     store
                         .read(|tx| {
                             assert!(tx.exists("SELECT 1 FROM t", [])?);
@@ -62,32 +80,25 @@ fn overlapping_reads_keep_log_within_twice_its_limit() {
                             Ok(())
                         })
                         .unwrap();
+                    longest.fetch_max(began.elapsed().as_micros() as u64, Ordering::SeqCst);
                     reads.fetch_add(1, Ordering::SeqCst);
                 }
             });
         }
-        let until = Instant::now() + Duration::from_secs(3);
-        let mut pages = 0_u64;
-        while Instant::now() < until {
+        let mut pages = 0;
+        while pages * 4096 < 8 * limit || reads.load(Ordering::SeqCst) < 100 {
             store.write(|tx| fill(tx, 10)).unwrap();
             pages += 10;
             largest.fetch_max(wal_file_bytes(&store), Ordering::SeqCst);
         }
         drop(over);
-        pages
     });
     let stats = store.stats();
     let largest = largest.into_inner();
-    assert!(
-        written * 4096 > 4 * limit,
-        "only {written} pages were written, which proves nothing"
-    );
-    assert!(reads.into_inner() > 100);
-    assert!(largest < 2 * limit, "{largest} bytes in the file: {stats:?}");
-    assert!(stats.largest_wal_bytes < 2 * limit, "{stats:?}");
     assert!(stats.largest_wal_bytes <= largest, "{stats:?}, {largest} in the file");
     let report = store.close().unwrap();
     assert!(report.wal_truncated, "{report}");
+    (largest, Duration::from_micros(longest.into_inner()))
 }
 
 #[test]
