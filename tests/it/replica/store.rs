@@ -512,15 +512,8 @@ pub(super) fn copy_folder(from: &Path, to: &Path) {
     let copy = || Command::new("cp").arg("-r").arg(from.join(".")).arg(to).status();
     // A file of the running store may get its name, and so lose the one before, while it is copied.
     let is_copied = (0..20).any(|_| {
-        for entry in fs::read_dir(to).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                fs::remove_dir_all(path)
-            } else {
-                fs::remove_file(path)
-            }
-            .unwrap();
-        }
+        let _ = fs::remove_dir_all(to);
+        fs::create_dir(to).unwrap();
         copy().unwrap().success()
     });
     assert!(is_copied);
