@@ -36,6 +36,7 @@ impl Stats {
             running_write: telemetry.writing.activity(),
             bulk: telemetry.bulk.running(),
             bulk_rows: telemetry.bulk.rows(),
+            retention_rows: telemetry.retention.rows(),
             retention: telemetry.retention.stats(),
             readers: readers.stats(),
             page_cache: telemetry.cache.stats(),

@@ -305,6 +305,17 @@ pub(super) const RULES: &[Rule] = &[
         culprit: |seen| Some(seen.sample.failing_sweeps.as_ref()?.site.to_string()),
         reason: |seen| Some(seen.sample.failing_sweeps.as_ref()?.reason.clone()),
     },
+    Rule {
+        kind: AlertKind::RetentionClock,
+        description: "the clock has jumped ahead, and a retention is to follow it",
+        severity: Severity::Warning,
+        remedy: "If the clock is wrong, set it right in that time. If it is right, since the machine or the service was off, \
+                 there is nothing to do; Store::trust_clock follows it at once",
+        unit: "s",
+        measure: |seen| Some((seen.sample.held_clock.as_ref()?.clock.ahead.as_secs_f64(), 0.0)),
+        culprit: |seen| Some(seen.sample.held_clock.as_ref()?.site.to_string()),
+        reason: held_clock,
+    },
 ];
 
 /// The age of a capture that is not uploaded, if ten intervals are shorter.
@@ -349,6 +360,13 @@ fn spool_full(seen: &Observation<'_>) -> Option<String> {
     refuses.or_else(|| replica.dropped.clone())
 }
 
+fn held_clock(seen: &Observation<'_>) -> Option<String> {
+    let held = seen.sample.held_clock.as_ref()?;
+    // To the hour, so that it stays the same for a while.
+    let hours = held.clock.left.as_secs().div_ceil(3600);
+    Some(format!("old rows of {} are deleted by it in {hours} h", held.table))
+}
+
 fn file_change(seen: &Observation<'_>) -> Option<String> {
     seen.sample.file_change.as_ref().map(|change| change.to_string())
 }
@@ -360,7 +378,7 @@ mod tests {
     #[test]
     fn each_kind_has_one_rule() {
         let kinds: Vec<_> = RULES.iter().map(|rule| rule.kind as usize).collect();
-        let all: Vec<_> = (0..=AlertKind::RetentionFailed as usize).collect();
+        let all: Vec<_> = (0..=AlertKind::RetentionClock as usize).collect();
         assert_eq!(kinds, all);
     }
 }

@@ -39,7 +39,7 @@ use crate::telemetry::event::event;
 use crate::telemetry::follower::FollowerSample;
 use crate::telemetry::histogram::distribution;
 use crate::telemetry::replica::ReplicaSample;
-use crate::telemetry::retention::FailingSweeps;
+use crate::telemetry::retention::{FailingSweeps, HeldRule};
 use crate::telemetry::stats::{Activity, DatabaseStats, Stats};
 use crate::telemetry::usage;
 use crate::telemetry::{Measurement, Telemetry};
@@ -193,6 +193,7 @@ pub(super) struct Sample {
     pub(super) full_for: Option<String>,
     pub(super) failing_backups: Option<FailingBackups>,
     pub(super) failing_sweeps: Option<FailingSweeps>,
+    pub(super) held_clock: Option<HeldRule>,
     pub(super) replica: Option<ReplicaSample>,
     pub(super) follower: Option<FollowerSample>,
     pub(super) file_change: Option<FileChange>,
@@ -375,6 +376,7 @@ impl Sampler {
             full_for: counters.full_for().map(|site| site.to_string()),
             failing_backups: telemetry.backups.failing(),
             failing_sweeps: telemetry.retention.failing(),
+            held_clock: telemetry.retention.held(),
             replica: telemetry.replica.sample(),
             follower: telemetry.follower.sample(),
             file_change: shared.file.look(),

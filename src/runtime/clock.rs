@@ -1,5 +1,7 @@
 //! Deadlines, and a clock that is cheap to read.
 
+use std::fs;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -20,6 +22,15 @@ pub(crate) fn uptime() -> Duration {
     let clock = ClockId::Monotonic;
     let now = clock_gettime(clock);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// What tells one boot of the machine from another, for [`uptime`]. Empty if the system does not say: only Linux does.
+pub(crate) fn boot_id() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        let read = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        read.map(|id| id.trim().to_owned()).unwrap_or_default()
+    })
 }
 
 /// A reading of the kernel's coarse clock, in nanoseconds since the boot; on Linux it advances about every 4 ms.

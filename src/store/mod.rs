@@ -246,6 +246,22 @@ impl Store {
         let rule = RetainRule::new(table, column, keep, options);
         Retention::start(self.engine(), &self.inner.retainer, rule)
     }
+
+    /// Says that the clock of the machine is right, after it has jumped: the running retentions follow it at once, and
+    /// delete what is old by it. Without this call they follow it after [`RetainOptions::clock_hold`]. See the alert
+    /// `retention_clock` and [`RetentionStats::clock_ahead`](crate::RetentionStats::clock_ahead).
+    ///
+    /// It returns before the next sweep. It has no effect on retentions that begin later.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// // The machine was off for two months, and an operator has looked at its clock.
+    /// store.trust_clock();
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn trust_clock(&self) {
+        self.inner.retainer.trust_clock(&self.engine().readers);
+    }
 }
 
 /// # Checks, vacuum and backups

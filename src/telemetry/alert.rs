@@ -99,6 +99,10 @@ pub enum AlertKind {
     /// The last sweep of a [`Retention`](crate::Retention) failed, or three in a row for a reason that can pass: old rows
     /// are not deleted, so the table grows. The alert clears when a sweep succeeds or the retention ends.
     RetentionFailed,
+    /// The clock has jumped ahead, and a [`Retention`](crate::Retention) will follow it
+    /// ([`RetainOptions::clock_hold`](crate::RetainOptions::clock_hold)): if the clock is wrong, rows go that are not old.
+    /// The alert clears when the clock is followed, or is right again.
+    RetentionClock,
 }
 
 impl AlertKind {
@@ -125,6 +129,7 @@ impl AlertKind {
             AlertKind::VerifyFailed => "verify_failed",
             AlertKind::FollowerBehind => "follower_behind",
             AlertKind::RetentionFailed => "retention_failed",
+            AlertKind::RetentionClock => "retention_clock",
         }
     }
 }

@@ -14,7 +14,30 @@ const PASSING_FAILURES: u64 = 3;
 /// Its mutex is held for one read or one change, and no other lock is taken under it.
 #[derive(Default)]
 pub(crate) struct RetentionFigures {
-    rules: Mutex<BTreeMap<u64, Figures>>,
+    all: Mutex<All>,
+}
+
+#[derive(Default)]
+struct All {
+    rules: BTreeMap<u64, Figures>,
+    /// Rows that were deleted, also by rules that have ended.
+    rows: u64,
+}
+
+/// A clock that has jumped ahead.
+#[derive(Clone, Copy)]
+pub(crate) struct HeldClock {
+    pub(crate) ahead: Duration,
+    /// The time until it is followed.
+    pub(crate) left: Duration,
+}
+
+/// A rule that does not follow the clock.
+#[derive(Clone)]
+pub(crate) struct HeldRule {
+    pub(crate) site: CallSite,
+    pub(crate) table: String,
+    pub(crate) clock: HeldClock,
 }
 
 struct Figures {
@@ -30,6 +53,11 @@ struct Figures {
     is_failing: bool,
     reason: Option<String>,
     create_index: Option<String>,
+    kept: u64,
+    kept_by: Option<String>,
+    clock: Option<HeldClock>,
+    /// Whether rows that are not old go when that clock is followed.
+    loses: bool,
 }
 
 /// A rule whose sweeps fail.
@@ -55,24 +83,63 @@ impl RetentionFigures {
             is_failing: false,
             reason: None,
             create_index: None,
+            kept: 0,
+            kept_by: None,
+            clock: None,
+            loses: false,
         };
-        self.rules.lock().insert(rule, begun);
+        self.all.lock().rules.insert(rule, begun);
     }
 
     /// Removes a rule that has ended.
     pub(crate) fn forget(&self, rule: u64) {
-        self.rules.lock().remove(&rule);
+        self.all.lock().rules.remove(&rule);
     }
 
     fn change(&self, rule: u64, change: impl FnOnce(&mut Figures)) {
-        if let Some(figures) = self.rules.lock().get_mut(&rule) {
+        if let Some(figures) = self.all.lock().rules.get_mut(&rule) {
             change(figures);
         }
     }
 
     /// After a slice.
     pub(crate) fn deleted(&self, rule: u64, rows: u64) {
-        self.change(rule, |figures| figures.rows += rows);
+        let mut all = self.all.lock();
+        all.rows += rows;
+        if let Some(figures) = all.rules.get_mut(&rule) {
+            figures.rows += rows;
+        }
+    }
+
+    /// Rows that retentions have deleted, also those that have ended.
+    pub(crate) fn rows(&self) -> u64 {
+        self.all.lock().rows
+    }
+
+    /// After a sweep: old rows that have not gone.
+    pub(crate) fn kept(&self, rule: u64, rows: u64) {
+        self.change(rule, |figures| figures.kept = rows);
+    }
+
+    /// A clock that is not followed, or none.
+    pub(crate) fn clock(&self, rule: u64, clock: Option<HeldClock>, loses: bool) {
+        self.change(rule, |figures| {
+            figures.clock = clock;
+            figures.loses = loses;
+        });
+    }
+
+    /// The rule that is farthest behind a clock that it will follow.
+    pub(crate) fn held(&self) -> Option<HeldRule> {
+        let all = self.all.lock();
+        let held = all.rules.values().filter(|figures| figures.loses);
+        let held = held.filter_map(|figures| Some((figures, figures.clock?)));
+        let (figures, clock) = held.max_by_key(|(_, clock)| clock.ahead)?;
+        Some(HeldRule {
+            site: figures.site.clone(),
+            table: figures.table.clone(),
+            clock,
+        })
     }
 
     pub(crate) fn next_at(&self, rule: u64, due: Duration) {
@@ -86,22 +153,24 @@ impl RetentionFigures {
             figures.is_failing = false;
             figures.reason = None;
             figures.create_index = None;
+            figures.kept_by = None;
         });
     }
 
-    pub(crate) fn failed(&self, rule: u64, reason: String, can_pass: bool, create_index: Option<String>) {
+    /// `ways` are the index to create, and the tables whose rows keep old ones.
+    pub(crate) fn failed(&self, rule: u64, reason: String, can_pass: bool, ways: (Option<String>, Option<String>)) {
         self.change(rule, |figures| {
             figures.failures += 1;
             figures.is_failing = !can_pass || figures.failures >= PASSING_FAILURES;
             figures.reason = Some(reason);
-            figures.create_index = create_index;
+            (figures.create_index, figures.kept_by) = ways;
         });
     }
 
     /// The rule with the most failures in a row.
     pub(crate) fn failing(&self) -> Option<FailingSweeps> {
-        let rules = self.rules.lock();
-        let failing = rules.values().filter(|figures| figures.is_failing);
+        let all = self.all.lock();
+        let failing = all.rules.values().filter(|figures| figures.is_failing);
         let worst = failing.max_by_key(|figures| figures.failures)?;
         Some(FailingSweeps {
             site: worst.site.clone(),
@@ -112,8 +181,8 @@ impl RetentionFigures {
 
     pub(crate) fn stats(&self) -> Vec<RetentionStats> {
         let now = uptime();
-        let rules = self.rules.lock();
-        let stats = rules.values().map(|figures| RetentionStats {
+        let all = self.all.lock();
+        let stats = all.rules.values().map(|figures| RetentionStats {
             table: figures.table.clone(),
             column: figures.column.clone(),
             keep: figures.keep,
@@ -124,6 +193,10 @@ impl RetentionFigures {
             failures_in_a_row: figures.failures,
             last_error: figures.reason.clone(),
             create_index: figures.create_index.clone(),
+            rows_kept: figures.kept,
+            kept_by: figures.kept_by.clone(),
+            clock_ahead: figures.clock.map(|clock| clock.ahead),
+            clock_followed_in: figures.clock.map(|clock| clock.left),
         });
         stats.collect()
     }

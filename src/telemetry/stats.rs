@@ -52,6 +52,8 @@ pub struct Stats {
     pub bulk: Vec<BulkStats>,
     /// Number of rows that bulk jobs and retentions have committed.
     pub bulk_rows: u64,
+    /// Number of rows that retentions have deleted, also those that have ended.
+    pub retention_rows: u64,
     /// The running retentions, in the order in which they began.
     pub retention: Vec<RetentionStats>,
     /// Number of bytes in use in the WAL, including those that other processes wrote. It returns to zero when the WAL is reset: at the
@@ -411,6 +413,23 @@ pub struct RetentionStats {
     pub last_error: Option<String>,
     /// The statement that creates the index that the column lacks; `None` if it has one. Without it no row is deleted.
     pub create_index: Option<String>,
+    /// Number of old rows that the last sweep could not delete.
+    pub rows_kept: u64,
+    /// The tables whose foreign keys keep them, separated by commas. `None` if there are none.
+    pub kept_by: Option<String>,
+    /// How far the clock is ahead of the time by which rows are deleted; `None` if it is followed. See
+    /// [`RetainOptions::clock_hold`](crate::RetainOptions::clock_hold).
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "crate::runtime::serde_units::optional_seconds")
+    )]
+    pub clock_ahead: Option<Duration>,
+    /// Time until such a clock is followed.
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "crate::runtime::serde_units::optional_seconds")
+    )]
+    pub clock_followed_in: Option<Duration>,
 }
 
 /// The page caches of all connections. See [`Stats::page_cache`].

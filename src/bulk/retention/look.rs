@@ -1,5 +1,10 @@
 //! What a sweep reads, all of it by the index: whether the table can be swept, the form of its times, and the oldest rows.
+//!
+//! A sweep walks over the old rows once: each look begins behind the last row of the one before. Rows of the same time are
+//! in the order of their rowids, if the index has no other column, so a look begins in the middle of them. Otherwise it
+//! reads all of them, up to [`MAX_TIES`], and passes over those that it has seen.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rusqlite::types::Value;
@@ -20,8 +25,36 @@ const TOO_LARGE: i64 = UNITS * 1000;
 /// Below it an integer is no time in seconds that a table would have: March 1973. The same in milliseconds is [`UNITS`].
 const EARLIEST: i64 = 100_000_000;
 
+/// How much older than the limit all times of a column are, if they are not believed: another origin, such as 1980 or 2000,
+/// makes more of a difference.
+const STALE: Duration = Duration::from_secs(365 * 86_400);
+
+/// Rows of one time that a sweep passes over, if the index does not order them. Behind them it goes on with the next time.
+const MAX_TIES: usize = 50_000;
+
 /// The time of a row, and its rowid.
 pub(super) type OldRow = (Value, i64);
+
+/// The order of rows that have the same time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ties {
+    /// There are none.
+    None,
+    RowId,
+    /// The index is descending, and so it is read backwards.
+    RowIdDown,
+    /// That of other columns.
+    Unknown,
+}
+
+/// The last row over which a sweep has walked.
+#[derive(Clone, Debug)]
+pub(super) struct Position {
+    time: Value,
+    rowid: i64,
+    /// The rows of that time, of [`Ties::Unknown`].
+    passed: HashSet<i64>,
+}
 
 /// The table, as its schema has it now.
 pub(super) struct Target {
@@ -31,6 +64,15 @@ pub(super) struct Target {
     /// With the collation of the index.
     ordered: String,
     indexed: String,
+    ties: Ties,
+}
+
+/// The form of a column's times.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    form: Form,
+    /// Whether the newest one is not far older than the limit.
+    pub(super) are_recent: bool,
 }
 
 /// Why a table is not swept.
@@ -38,6 +80,8 @@ pub(super) struct Refusal {
     pub(super) problem: String,
     /// The statement that helps.
     pub(super) create_index: Option<String>,
+    /// The tables whose rows keep old ones.
+    pub(super) kept_by: Option<String>,
 }
 
 impl From<String> for Refusal {
@@ -45,6 +89,7 @@ impl From<String> for Refusal {
         Self {
             problem,
             create_index: None,
+            kept_by: None,
         }
     }
 }
@@ -107,16 +152,17 @@ impl Target {
                 column: name,
                 indexed: "NOT INDEXED".to_owned(),
                 table: quoted(&table),
+                ties: Ties::None,
             }));
         }
         // These order times alike. What a collation of the application's does is not known.
-        let index =
-            "SELECT i.name, x.coll FROM pragma_index_list(?1, 'main') AS i JOIN pragma_index_xinfo(i.name, 'main') AS x
+        let index = "SELECT i.name, x.coll, x.desc, (SELECT count(*) FROM pragma_index_info(i.name, 'main')) AS columns
+                     FROM pragma_index_list(?1, 'main') AS i JOIN pragma_index_xinfo(i.name, 'main') AS x
                      WHERE NOT i.partial AND x.seqno = 0 AND x.name = ?2 COLLATE NOCASE
                          AND upper(x.coll) IN ('BINARY', 'NOCASE', 'RTRIM')
-                     ORDER BY x.coll, i.name LIMIT 1";
-        let index: Option<(String, String)> = tx.optional(index, (&table, &column))?;
-        let Some((index, collation)) = index else {
+                     ORDER BY columns > 1, x.coll, i.name LIMIT 1";
+        let index: Option<(String, String, bool, i64)> = tx.optional(index, (&table, &column))?;
+        let Some((index, collation, is_descending, columns)) = index else {
             let index = readable(&free_name(tx, &format!("{table}_by_{column}"))?);
             let create_index = format!("CREATE INDEX {index} ON {shown}({})", readable(&column));
             let problem = format!(
@@ -127,6 +173,7 @@ impl Target {
             return Ok(Err(Refusal {
                 problem,
                 create_index: Some(create_index),
+                kept_by: None,
             }));
         };
         Ok(Ok(Self {
@@ -134,6 +181,11 @@ impl Target {
             column: name,
             indexed: format!("INDEXED BY {}", quoted(&index)),
             table: quoted(&table),
+            ties: match (columns, is_descending) {
+                (1, false) => Ties::RowId,
+                (1, true) => Ties::RowIdDown,
+                _ => Ties::Unknown,
+            },
         }))
     }
 
@@ -149,57 +201,146 @@ impl Target {
             column,
             ordered,
             indexed,
+            ..
         } = self;
         format!(
             "SELECT {column} FROM main.{table} {indexed} WHERE {column} IS NOT NULL ORDER BY {ordered} {direction} LIMIT 1"
         )
     }
 
-    /// The oldest rows that are older than `?1`: at most `?2` of them, behind the first `?3`.
-    fn oldest(&self) -> String {
+    /// The oldest rows that are older than `?1`, at most `?2` of them; with `is_later` only those that are younger than `?3`.
+    fn oldest(&self, is_later: bool) -> String {
         let Self {
             table,
             column,
             ordered,
             indexed,
+            ties,
         } = self;
+        let later = if is_later {
+            format!(" AND {ordered} > ?3")
+        } else {
+            String::new()
+        };
+        let ties = match ties {
+            Ties::None | Ties::Unknown => "",
+            Ties::RowId => ", rowid",
+            Ties::RowIdDown => ", rowid DESC",
+        };
         format!(
-            "SELECT {column}, rowid FROM main.{table} {indexed} WHERE {ordered} < ?1 ORDER BY {ordered} LIMIT ?2 OFFSET ?3"
+            "SELECT {column}, rowid FROM main.{table} {indexed} WHERE {ordered} < ?1{later} ORDER BY {ordered}{ties} LIMIT ?2"
         )
     }
 
-    /// Returns the oldest rows that are older than `keep`, at most so many, behind those that cannot be deleted.
-    pub(super) fn old_rows(
+    /// The rows that are as old as `?3` and older than `?1`, at most `?2` of them: those behind the rowid `?4`, or all if
+    /// the index does not order them.
+    fn tied(&self) -> Option<String> {
+        let Self {
+            table,
+            column,
+            ordered,
+            indexed,
+            ties,
+        } = self;
+        let behind = match ties {
+            Ties::None => return None,
+            Ties::RowId => "AND rowid > ?4 ORDER BY rowid",
+            Ties::RowIdDown => "AND rowid < ?4 ORDER BY rowid DESC",
+            Ties::Unknown => "AND ?4 IS NOT NULL",
+        };
+        Some(format!(
+            "SELECT {column}, rowid FROM main.{table} {indexed} WHERE {ordered} = ?3 AND ?3 < ?1 {behind} LIMIT ?2"
+        ))
+    }
+
+    /// Finds the form of the times, by the oldest and the newest. `None` if there is none.
+    pub(super) fn times(
         &self,
         tx: &ReadTx<'_>,
         rule: &RetainRule,
         now: Duration,
-        kept: u64,
-        limit: u64,
-    ) -> Result<Result<Vec<OldRow>, Refusal>> {
+    ) -> Result<Result<Option<Times>, Refusal>> {
         let (first, newest): (Option<Value>, Option<Value>) = (
             tx.optional_scalar(&self.end("ASC"), [])?,
             tx.optional_scalar(&self.end("DESC"), [])?,
         );
         let (Some(first), Some(newest)) = (first, newest) else {
-            return Ok(Ok(Vec::new()));
+            return Ok(Ok(None));
         };
         let milliseconds = rule.options.milliseconds;
         let checked = self.form(&first, milliseconds).and_then(|form| {
             self.check(&newest, form, milliseconds)?;
             Ok(form)
         });
-        let form = match checked {
-            Ok(form) => form,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let before = threshold(form, milliseconds, now, rule.keep);
-        let (limit, kept) = (whole(limit), whole(kept));
-        let rows: Vec<OldRow> = tx.all(&self.oldest(), (&before, limit, kept))?;
+        Ok(checked.map(|form| {
+            let stale = threshold(form, milliseconds, now, rule.keep.saturating_add(STALE));
+            Some(Times {
+                form,
+                are_recent: !is_before(&newest, &stale),
+            })
+        }))
+    }
+
+    /// A column all of whose times are far too old is refused when it is first looked at.
+    pub(super) fn refuse_stale(&self) -> Refusal {
+        self.refusal(
+            "has no time of the last year before rows are too old, so its numbers may count from another time than 1970, or              be no times at all. If all rows are really that old and are to go, set RetainOptions::stale",
+        )
+    }
+
+    /// Returns the oldest rows that are older than the rule keeps them, at most so many, behind that position.
+    pub(super) fn old_rows(
+        &self,
+        tx: &ReadTx<'_>,
+        rule: &RetainRule,
+        now: Duration,
+        times: Times,
+        position: Option<&Position>,
+        limit: u64,
+    ) -> Result<Result<Vec<OldRow>, Refusal>> {
+        let milliseconds = rule.options.milliseconds;
+        let before = threshold(times.form, milliseconds, now, rule.keep);
+        let mut rows: Vec<OldRow> = Vec::new();
+        if let (Some(position), Some(tied)) = (position, self.tied())
+            && position.passed.len() < MAX_TIES
+        {
+            let limit = whole(limit).saturating_add(position.passed.len() as i64);
+            rows = tx.all(&tied, (&before, limit, &position.time, position.rowid))?;
+            rows.retain(|(_, rowid)| !position.passed.contains(rowid));
+        }
+        let left = whole(limit).saturating_sub(rows.len() as i64);
+        if left > 0 {
+            let oldest = self.oldest(position.is_some());
+            let more: Vec<OldRow> = match position {
+                None => tx.all(&oldest, (&before, left))?,
+                Some(position) => tx.all(&oldest, (&before, left, &position.time))?,
+            };
+            rows.extend(more);
+        }
         let bad = rows
             .iter()
-            .find_map(|(time, _)| self.check(time, form, milliseconds).err());
+            .find_map(|(time, _)| self.check(time, times.form, milliseconds).err());
         Ok(bad.map_or(Ok(rows), Err))
+    }
+
+    /// The position behind these rows.
+    pub(super) fn behind(&self, rows: &[OldRow], before: Option<Position>) -> Option<Position> {
+        let Some((time, rowid)) = rows.last() else {
+            return before;
+        };
+        let mut passed = HashSet::new();
+        if self.ties == Ties::Unknown {
+            let of_same_time = rows.iter().rev().take_while(|(other, _)| other == time);
+            passed.extend(of_same_time.map(|(_, rowid)| *rowid));
+            if let Some(before) = before.filter(|before| before.time == *time) {
+                passed.extend(before.passed);
+            }
+        }
+        Some(Position {
+            time: time.clone(),
+            rowid: *rowid,
+            passed,
+        })
     }
 
     fn check(&self, value: &Value, wanted: Form, milliseconds: bool) -> Result<(), Refusal> {
@@ -235,10 +376,15 @@ impl Target {
             Value::Text(text) => match text_form(text) {
                 Some(form) => return Ok(form),
                 None => {
-                    "has a text that is no time in UTC, such as 2026-04-01T12:00:00Z or 2026-04-01 12:00:00: correct it"
+                    "has a text that is no time in UTC, such as 2026-04-01T12:00:00Z or 2026-04-01 12:00:00: correct it. \
+                     SQLite's datetime() makes such a text of one with an offset, such as +02:00"
                 }
             },
-            _ => "has a value that is neither an integer nor a text: correct it",
+            Value::Real(_) => {
+                "has a number with a fraction, such as a Julian day or unixepoch('subsec'), which is neither an integer nor \
+                 a text: store whole seconds, or milliseconds with RetainOptions::milliseconds"
+            }
+            _ => "has a blob, which is neither an integer nor a text: correct it",
         };
         Err(self.refusal(problem))
     }
@@ -270,7 +416,8 @@ fn whole(number: u64) -> i64 {
 fn text_form(text: &str) -> Option<Form> {
     let text = text.strip_suffix('Z').filter(|text| text.contains('T')).unwrap_or(text);
     let (date, time) = text.split_at_checked(10)?;
-    if !is_like(date, "0000-00-00") {
+    // A day in the place of the month would be noticed.
+    if !is_like(date, "0000-00-00") || !is_within(date, 5, 1, 12) || !is_within(date, 8, 1, 31) {
         return None;
     }
     let Some(separator) = time.chars().next() else {
@@ -283,8 +430,41 @@ fn text_form(text: &str) -> Option<Form> {
     };
     let (time, fraction) = time[1..].split_once('.').unwrap_or((&time[1..], "0"));
     let is_fraction = !fraction.is_empty() && fraction.bytes().all(|byte| byte.is_ascii_digit());
-    let is_time = is_like(time, "00:00:00");
+    let is_time = is_like(time, "00:00:00") && is_within(time, 0, 0, 23) && is_within(time, 3, 0, 59);
     (is_time && is_fraction).then_some(form)
+}
+
+/// Whether the two digits at that place are in the range.
+fn is_within(text: &str, at: usize, least: u8, most: u8) -> bool {
+    let number = text.get(at..at + 2).and_then(|digits| digits.parse().ok());
+    number.is_some_and(|number: u8| (least..=most).contains(&number))
+}
+
+/// Whether a time is before another of the same form.
+fn is_before(time: &Value, other: &Value) -> bool {
+    match (time, other) {
+        (Value::Integer(time), Value::Integer(other)) => time < other,
+        (Value::Text(time), Value::Text(other)) => time < other,
+        _ => false,
+    }
+}
+
+/// The tables whose foreign keys can keep rows of a table: those that refer to it, or to a table whose rows would go with
+/// them.
+pub(super) fn children(tx: &ReadTx<'_>, table: &str) -> Result<Vec<String>> {
+    tx.scalars(
+        "WITH RECURSIVE
+             keys(child, parent, on_delete) AS MATERIALIZED (
+                 SELECT t.name, k.\"table\", k.on_delete
+                 FROM pragma_table_list AS t JOIN pragma_foreign_key_list(t.name, 'main') AS k
+                 WHERE t.schema = 'main' AND t.type = 'table' AND k.seq = 0),
+             gone(name) AS (
+                 SELECT ?1 UNION SELECT child FROM keys JOIN gone ON parent = gone.name COLLATE NOCASE
+                 WHERE on_delete = 'CASCADE')
+         SELECT DISTINCT child FROM keys JOIN gone ON parent = gone.name COLLATE NOCASE
+         WHERE on_delete <> 'CASCADE' ORDER BY child",
+        [table],
+    )
 }
 
 /// Whether the text has a digit wherever the pattern has a zero, and is equal to it elsewhere.
@@ -351,6 +531,11 @@ mod tests {
             ("2026-04-01 12:00:00.", None),
             ("2026-04-01 12:00.5", None),
             ("2026-04-01Z", None),
+            ("2026-13-04", None),
+            ("2026-00-04", None),
+            ("2026-04-32", None),
+            ("2026-04-01 24:00:00", None),
+            ("2026-04-01 12:60:00", None),
             ("2026-4-1", None),
             ("20260401T120000Z", None),
             ("01.04.2026", None),
@@ -388,22 +573,27 @@ mod tests {
     fn no_look_scans_or_sorts() {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(
-            "CREATE TABLE t(at TEXT COLLATE NOCASE, n INTEGER, key INTEGER PRIMARY KEY);
-             CREATE INDEX by_at ON t(at DESC, n); CREATE INDEX by_n ON t(n)",
+            "CREATE TABLE t(at TEXT COLLATE NOCASE, n INTEGER, key INTEGER PRIMARY KEY, any);
+             CREATE INDEX by_at ON t(at DESC, n); CREATE INDEX by_n ON t(n); CREATE INDEX by_any ON t(any DESC)",
         )
         .unwrap();
-        let target = |column: &str, ordered: &str, indexed: &str| Target {
+        let target = |column: &str, ordered: &str, indexed: &str, ties: Ties| Target {
             table: "t".into(),
             column: column.into(),
             ordered: ordered.into(),
             indexed: indexed.into(),
+            ties,
         };
         for target in [
-            target("at", "at COLLATE NOCASE", "INDEXED BY by_at"),
-            target("n", "n COLLATE BINARY", "INDEXED BY by_n"),
-            target("key", "key", "NOT INDEXED"),
+            target("at", "at COLLATE NOCASE", "INDEXED BY by_at", Ties::Unknown),
+            target("n", "n COLLATE BINARY", "INDEXED BY by_n", Ties::RowId),
+            target("any", "any COLLATE BINARY", "INDEXED BY by_any", Ties::RowIdDown),
+            target("key", "key", "NOT INDEXED", Ties::None),
         ] {
-            for sql in [target.end("ASC"), target.end("DESC"), target.oldest(), target.delete()] {
+            let mut looks = vec![target.end("ASC"), target.end("DESC"), target.delete()];
+            looks.extend([target.oldest(false), target.oldest(true)]);
+            looks.extend(target.tied());
+            for sql in looks {
                 let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
                 let mut rows = plan.raw_query();
                 while let Some(row) = rows.next().unwrap() {
@@ -411,6 +601,9 @@ mod tests {
                     // In the order of the rowids, of which LIMIT takes one.
                     let is_end_of_table = sql.ends_with("LIMIT 1") && step == "SCAN main.t" && target.column == "key";
                     assert!(step.starts_with("SEARCH ") || is_end_of_table, "{sql}: {step}");
+                    let is_by_rowid = step.ends_with("=? AND rowid>?)") || step.ends_with("=? AND rowid<?)");
+                    let is_behind = sql.contains("rowid > ?4") || sql.contains("rowid < ?4");
+                    assert!(is_by_rowid || !is_behind, "{sql}: {step}");
                 }
             }
         }

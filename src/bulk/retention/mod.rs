@@ -3,6 +3,8 @@
 //! ```text
 //! Retainer     the rules of a store, one for each call of Store::retain or of Options::retain
 //!   sweep.rs   the thread larder-retain: for each rule a look at an interval, and slices for what it finds
+//!     clock_guard.rs  the time by which rows are old: the clock's, unless it has jumped
+//!     record.rs  what is known of the clock, in the table larder_retention
 //!     look.rs  what a look reads, by the index: the form of the times, and the oldest rows
 //! ```
 //!
@@ -10,7 +12,9 @@
 //! census, which closing wakes. It owns nothing of the store, so it keeps none open. The lock of the [`Retainer`] is held
 //! to look at the list of rules; the figures' lock is taken under it.
 
+mod clock_guard;
 mod look;
+mod record;
 mod sweep;
 
 use std::fmt;
@@ -20,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use self::clock_guard::{Reading, default_hold};
 use self::look::Target;
 use self::sweep::Sweeper;
 #[cfg(doc)]
@@ -43,6 +48,10 @@ const ROWS_PER_MINUTE: u64 = 100_000;
 pub struct RetainOptions {
     milliseconds: bool,
     rows_per_minute: u64,
+    stale: bool,
+    clock_hold: Option<Duration>,
+    /// A test sets another.
+    clock: fn() -> Reading,
 }
 
 impl Default for RetainOptions {
@@ -50,6 +59,9 @@ impl Default for RetainOptions {
         Self {
             milliseconds: false,
             rows_per_minute: ROWS_PER_MINUTE,
+            stale: false,
+            clock_hold: None,
+            clock: Reading::now,
         }
     }
 }
@@ -77,6 +89,32 @@ impl RetainOptions {
     /// rate, and its deleted pages do not flood the log, the replica and the disk all at once.
     pub fn rows_per_minute(mut self, rows: u64) -> Self {
         self.rows_per_minute = rows;
+        self
+    }
+
+    /// Whether rows go although the column has no time of the last year before they are too old. The default is `false`:
+    /// when a retention first looks at such a column, it is refused, since its numbers may count from another time than
+    /// 1970, such as 1980 or 2000, or be no times at all. A column that has once had a newer time is not asked again.
+    pub fn stale(mut self, stale: bool) -> Self {
+        self.stale = stale;
+        self
+    }
+
+    /// How long a jump of the clock is held before rows are deleted by it. The default is the shorter of one day and the
+    /// time for which rows are kept. Zero follows each jump at once; [`Duration::MAX`] follows none before
+    /// [`Store::trust_clock`].
+    ///
+    /// A clock that is set a year ahead by mistake would make every row too old. So the time of a retention advances with
+    /// the uptime of the machine, and follows the clock where the two differ by at most a tenth of the time for which rows
+    /// are kept (at least a second). A larger jump ahead is followed when the process has run for this long since, and the
+    /// clock has kept the time; rows go on to become old by the time from before. A clock that goes back is followed at
+    /// once: rows stay for longer.
+    ///
+    /// A machine that was off, or a copy of the database that is opened later, looks the same as a clock that was set
+    /// ahead, so a long absence is held, too. (On Linux, a process that comes back on the same boot knows how long it was
+    /// away.)
+    pub fn clock_hold(mut self, hold: Duration) -> Self {
+        self.clock_hold = Some(hold);
         self
     }
 }
@@ -108,6 +146,11 @@ impl RetainRule {
             return wrong("rows_per_minute is 0: give at least 1".to_owned());
         }
         Ok(())
+    }
+
+    /// How long a jump of the clock is held.
+    fn hold(&self) -> Duration {
+        self.options.clock_hold.unwrap_or_else(|| default_hold(self.keep))
     }
 
     fn is_of_same_column(&self, other: &Self) -> bool {
@@ -153,7 +196,18 @@ impl Retention {
         let timeout = engine.options.read_queue_timeout;
         engine.read_internal("larder: retain", timeout, |tx| {
             let target = Target::find(tx, &rule)??;
-            target.old_rows(tx, &rule, sweep::now(), 0, 1)?.map_err(Error::from)
+            let now = (rule.options.clock)().wall;
+            let Some(times) = target.times(tx, &rule, now)?? else {
+                return Ok(());
+            };
+            if !times.are_recent
+                && !rule.options.stale
+                && record::find(tx, &rule)?.is_none_or(|record| !record.is_checked)
+            {
+                return Err(target.refuse_stale().into());
+            }
+            target.old_rows(tx, &rule, now, times, None, 1)??;
+            Ok(())
         })?;
         let rule = retainer.add(engine, rule, site)?;
         Ok(Self {
@@ -194,6 +248,8 @@ pub(crate) struct Retainer {
     rules: Mutex<Rules>,
     /// Number of changes of the list, for the thread.
     changes: AtomicU64,
+    /// Number of calls that trust the clock.
+    trusts: AtomicU64,
 }
 
 #[derive(Default)]
@@ -208,6 +264,8 @@ struct Rule {
     what: RetainRule,
     site: CallSite,
     has_ended: AtomicBool,
+    /// Calls that trust the clock, as it began.
+    trusts: u64,
 }
 
 impl Retainer {
@@ -246,6 +304,7 @@ impl Retainer {
             what,
             site,
             has_ended: AtomicBool::new(false),
+            trusts: self.trusts(),
         });
         let RetainRule {
             table, column, keep, ..
@@ -283,6 +342,17 @@ impl Retainer {
         for rule in rules.all.drain(..) {
             telemetry.retention.forget(rule.number);
         }
+    }
+
+    /// The running retentions follow the clock as it is now.
+    pub(crate) fn trust_clock(&self, readers: &Readers) {
+        self.trusts.fetch_add(1, Ordering::AcqRel);
+        self.changes.fetch_add(1, Ordering::Release);
+        readers.wake();
+    }
+
+    fn trusts(&self) -> u64 {
+        self.trusts.load(Ordering::Acquire)
     }
 
     fn changes(&self) -> u64 {

@@ -4,20 +4,26 @@
 //! slice waits for its moment: no other thread has written for [`QUIET`], and none is about to. Beside writes that do not
 //! pause it is taken all the same after a gap of [`GAPS`] times the last slice, so the slices have at most one part in
 //! [`GAPS`] of the writer's time, and old rows do not pile up.
+//!
+//! A sweep passes each old row once, also those that a constraint keeps. As long as there are such rows, the next sweeps
+//! begin behind them, where rows become old, and all are tried again after [`ALL_AGAIN`] sweeps: at most one part in
+//! [`PAUSE_AFTER_ALL`] of the time goes into rows that cannot go.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use super::look::{OldRow, Refusal, Target};
+use super::clock_guard::{ClockGuard, Held, Reading};
+use super::look::{self, OldRow, Position, Refusal, Target};
+use super::record::{self, Record};
 use super::{Retainer, Rule};
 use crate::bulk::feed::{Batch, Feed};
 use crate::bulk::slice::{Budget, Done, Slice};
 use crate::bulk::{ALONE_LOG, LEAST_ROWS, OnViolation, PATIENCE, SLICE, SLICE_LOG};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::options::{Settings, WhenFull};
+use crate::options::{Settings, WhenFull, WriteOptions};
 use crate::queue::Submission;
 use crate::queue::slot::Caller;
 use crate::read::Readers;
@@ -59,10 +65,13 @@ const ALONE: Duration = Duration::from_millis(50);
 const FIRST_ROWS: u64 = 500;
 const MOST_ROWS: u64 = 8192;
 
-/// The time since 1970.
-pub(super) fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
+/// When rows that could not be deleted are tried again: after so many intervals, and so many times the time that all of
+/// them took.
+const ALL_AGAIN: u32 = 10;
+const PAUSE_AFTER_ALL: u32 = 20;
+
+/// By how much a slice is made smaller that fails because of one of its rows.
+const SMALLER: u64 = 8;
 
 /// The state of the thread.
 pub(super) struct Sweeper {
@@ -87,14 +96,38 @@ struct Progress {
     rows: u64,
     /// The sweep that goes on; `None` between two.
     sweep: Option<Sweep>,
+    /// The old rows that the last sweep has left.
+    left: Option<Left>,
+    /// `None` before the first look.
+    clock: Option<ClockGuard>,
+    /// Whether the column had a time near the clock once.
+    is_checked: bool,
+    /// Calls of [`Retainer::trust_clock`] that are done.
+    trusts: u64,
+    /// The clock as it was told last, if it is not followed.
+    told: Option<Held>,
 }
 
 struct Sweep {
-    /// Old rows that have not gone. They are the oldest ones, so the next look begins behind them.
+    /// The last row that was tried.
+    position: Option<Position>,
+    /// Old rows that have not gone.
     kept: u64,
     /// Those of them that a constraint keeps.
     violating: u64,
+    /// Whether it began with the oldest row.
+    is_whole: bool,
+    began: Duration,
     running: Option<Running>,
+}
+
+/// Old rows that have not gone.
+struct Left {
+    rows: u64,
+    violating: u64,
+    behind: Position,
+    /// When they are tried again.
+    again: Duration,
 }
 
 /// What a turn has found.
@@ -108,13 +141,71 @@ enum Turn {
 }
 
 impl Progress {
-    fn starting() -> Self {
+    fn starting(rule: &Rule) -> Self {
         Self {
             due: uptime(),
             minute: (uptime(), 0),
             rows: FIRST_ROWS,
             sweep: None,
+            left: None,
+            clock: None,
+            is_checked: false,
+            trusts: rule.trusts,
+            told: None,
         }
+    }
+
+    /// Reads the clock. Returns the time by which rows are old.
+    fn observe(&mut self, rule: &Rule, reading: &Reading, record: Option<Record>, trusts: u64) -> Duration {
+        let (keep, hold) = (rule.what.keep, rule.what.hold());
+        self.is_checked |= record.as_ref().is_some_and(|record| record.is_checked);
+        let clock = self.clock.get_or_insert_with(|| match record {
+            Some(record) => ClockGuard::resume(keep, hold, record.clock, reading),
+            None => ClockGuard::new(keep, hold, reading),
+        });
+        if self.trusts != trusts {
+            self.trusts = trusts;
+            clock.trust(reading);
+        }
+        clock.observe(reading)
+    }
+
+    /// Begins a sweep, or goes on with it.
+    fn sweep(&mut self) -> &mut Sweep {
+        let now = uptime();
+        let left = self.left.as_ref().filter(|left| now < left.again);
+        self.sweep.get_or_insert_with(|| Sweep {
+            position: left.map(|left| left.behind.clone()),
+            kept: left.map_or(0, |left| left.rows),
+            violating: left.map_or(0, |left| left.violating),
+            is_whole: left.is_none(),
+            began: now,
+            running: None,
+        })
+    }
+
+    /// Ends the sweep. Returns the number of old rows that it has left, and of those that a constraint keeps.
+    fn end(&mut self, interval: Duration) -> (u64, u64) {
+        let Some(sweep) = self.sweep.take() else { return (0, 0) };
+        let now = uptime();
+        let took = now.saturating_sub(sweep.began);
+        let again = match &self.left {
+            Some(left) if !sweep.is_whole => left.again,
+            _ => now.saturating_add((interval * ALL_AGAIN).max(took * PAUSE_AFTER_ALL)),
+        };
+        self.left = sweep.position.filter(|_| sweep.kept > 0).map(|behind| Left {
+            rows: sweep.kept,
+            violating: sweep.violating,
+            behind,
+            again,
+        });
+        (sweep.kept, sweep.violating)
+    }
+
+    /// The sweep has failed: the table may be another.
+    fn fail(&mut self) {
+        self.sweep = None;
+        self.left = None;
     }
 }
 
@@ -139,7 +230,10 @@ impl Sweeper {
             let Some(rules) = self.retainer.rules() else { return };
             all.retain(|number, _| rules.iter().any(|rule| rule.number == *number));
             for rule in &rules {
-                all.entry(rule.number).or_insert_with(Progress::starting);
+                let progress = all.entry(rule.number).or_insert_with(|| Progress::starting(rule));
+                if progress.trusts != self.retainer.trusts() {
+                    progress.due = progress.due.min(uptime());
+                }
             }
             let next = rules
                 .iter()
@@ -176,24 +270,25 @@ impl Sweeper {
             Ok(Turn::GoesOn) => Duration::ZERO,
             Ok(Turn::MinuteIsOver) => progress.minute.0.saturating_add(MINUTE).saturating_sub(uptime()),
             Ok(Turn::Ended) => {
-                let kept = progress.sweep.take().map_or(0, |sweep| sweep.violating);
-                if kept == 0 {
+                let (kept, violating) = progress.end(interval);
+                self.telemetry.retention.kept(rule.number, kept);
+                if violating == 0 {
                     self.telemetry.retention.succeeded(rule.number);
                     interval
                 } else {
-                    let problem = "old rows cannot be deleted, since a foreign key or a trigger keeps them";
-                    self.failed(rule, problem.to_owned().into(), "constraint", false);
+                    let refusal = self.kept_by(rule, violating);
+                    self.failed(rule, refusal, "constraint", false);
                     retry
                 }
             }
             Ok(Turn::Refused(refusal)) => {
-                progress.sweep = None;
+                progress.fail();
                 self.failed(rule, refusal, "options", false);
                 retry
             }
             Err(Error::Closed) => INTERVAL,
             Err(error) => {
-                progress.sweep = None;
+                progress.fail();
                 self.failed(rule, error.without_data().into(), error.kind(), error.is_retryable());
                 retry
             }
@@ -207,7 +302,12 @@ impl Sweeper {
         }
         let reason = refusal.problem;
         let figures = &self.telemetry.retention;
-        figures.failed(rule.number, reason.clone(), can_pass, refusal.create_index);
+        figures.failed(
+            rule.number,
+            reason.clone(),
+            can_pass,
+            (refusal.create_index, refusal.kept_by),
+        );
         event!(
             warn,
             "larder::retention",
@@ -215,6 +315,24 @@ impl Sweeper {
             { table = rule.what.table.as_str(), reason, site = %rule.site, "error.type" = kind },
             "old rows could not be deleted; it is tried again"
         );
+    }
+
+    /// Why old rows stay.
+    fn kept_by(&self, rule: &Rule, rows: u64) -> Refusal {
+        let children = self.read(|tx| look::children(tx, &rule.what.table)).unwrap_or_default();
+        let rows = format!("{rows} old rows cannot be deleted");
+        if children.is_empty() {
+            return format!("{rows}, since a trigger keeps them").into();
+        }
+        let children = children.join(", ");
+        let problem = format!(
+            "{rows}, since a foreign key keeps them, or a trigger: delete the rows of {children} that refer to them first, \
+             or declare the key ON DELETE CASCADE"
+        );
+        Refusal {
+            kept_by: Some(children),
+            ..problem.into()
+        }
     }
 
     /// One look, and one slice for what it has found.
@@ -227,21 +345,8 @@ impl Sweeper {
         if allowed == 0 {
             return Ok(Turn::MinuteIsOver);
         }
-        let sweep = progress.sweep.get_or_insert(Sweep {
-            kept: 0,
-            violating: 0,
-            running: None,
-        });
         let limit = progress.rows.min(allowed);
-        let found = self.read(|tx| {
-            let target = match Target::find(tx, &rule.what)? {
-                Ok(target) => target,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            let rows = target.old_rows(tx, &rule.what, now(), sweep.kept, limit)?;
-            Ok(rows.map(|rows| (target.delete(), rows)))
-        })?;
-        let (delete, rows) = match found {
+        let (target, rows) = match self.look(rule, progress, limit)? {
             Ok(found) => found,
             Err(refusal) => return Ok(Turn::Refused(refusal)),
         };
@@ -249,6 +354,7 @@ impl Sweeper {
             return Ok(Turn::Ended);
         }
         let found = rows.len() as u64;
+        let sweep = progress.sweep();
         if sweep.running.is_none() {
             sweep.running = self.telemetry.bulk.begin(None, site(rule).to_string());
             // Whether the store is idle is seen from here on.
@@ -258,7 +364,20 @@ impl Sweeper {
             return Ok(Turn::GoesOn);
         }
         let before = self.telemetry.counters.wal_bytes.get();
-        let done = self.delete(rule, delete, rows)?;
+        let done = match self.delete(rule, target.delete(), rows.clone()) {
+            Ok(done) => done,
+            // A deferred foreign key or a trigger has undone the slice: the row is looked for by smaller ones.
+            Err(error) if is_of_rows(&error) && found > 1 => {
+                progress.rows = (found / SMALLER).max(1);
+                return Ok(Turn::GoesOn);
+            }
+            Err(error) if is_of_rows(&error) => Done {
+                rows: 1,
+                skipped: 1,
+                ..Done::default()
+            },
+            Err(error) => return Err(error),
+        };
         let deleted = done.hit;
         self.telemetry.retention.deleted(rule.number, deleted);
         if let Some(running) = &sweep.running {
@@ -266,12 +385,126 @@ impl Sweeper {
         }
         sweep.kept += done.rows - deleted;
         sweep.violating += done.skipped;
+        let tried = usize::try_from(done.rows).map_or(&rows[..], |tried| &rows[..tried.min(rows.len())]);
+        sweep.position = target.behind(tried, sweep.position.take());
         progress.minute.1 += done.rows;
         let now = self.telemetry.counters.wal_bytes.get();
         // The log may have begun from its start.
         let added = now.checked_sub(before).unwrap_or(now);
         progress.rows = next_rows(&done, done.rows == found, added, self.is_quiet());
         Ok(Turn::GoesOn)
+    }
+
+    /// Looks at the clock and for old rows.
+    fn look(
+        &mut self,
+        rule: &Rule,
+        progress: &mut Progress,
+        limit: u64,
+    ) -> Result<Result<(Target, Vec<OldRow>), Refusal>> {
+        let reading = (rule.what.options.clock)();
+        let trusts = self.retainer.trusts();
+        let was_checked = progress.is_checked;
+        let found = self.read(|tx| {
+            let target = match Target::find(tx, &rule.what)? {
+                Ok(target) => target,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let record = match &progress.clock {
+                None => record::find(tx, &rule.what)?,
+                Some(_) => None,
+            };
+            let now = progress.observe(rule, &reading, record, trusts);
+            let times = match target.times(tx, &rule.what, now)? {
+                Ok(Some(times)) => times,
+                Ok(None) => return Ok(Ok((target, Vec::new()))),
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            progress.is_checked |= times.are_recent || rule.what.options.stale;
+            if !progress.is_checked {
+                return Ok(Err(target.refuse_stale()));
+            }
+            let position = progress.sweep().position.as_ref();
+            let rows = target.old_rows(tx, &rule.what, now, times, position, limit)?;
+            Ok(rows.map(|rows| (target, rows)))
+        })?;
+        self.tell_clock(rule, progress, &reading);
+        if found.is_ok() {
+            self.save(rule, progress, was_checked)?;
+        }
+        Ok(found)
+    }
+
+    /// Saves what is known of the clock, before rows are deleted by it.
+    fn save(&mut self, rule: &Rule, progress: &mut Progress, was_checked: bool) -> Result<()> {
+        let is_checked = progress.is_checked;
+        let Some(clock) = &mut progress.clock else {
+            return Ok(());
+        };
+        let state = match clock.to_save() {
+            Some(state) => state.clone(),
+            None if is_checked != was_checked => clock.state().clone(),
+            None => return Ok(()),
+        };
+        let record = Record {
+            clock: state,
+            is_checked,
+        };
+        let what = rule.what.clone();
+        let order = WriteOrder::of(&WriteOptions::new(), self.settings.durability);
+        self.shared
+            .enqueue_write(submission(rule), order, move |tx: &WriteTx<'_>| {
+                record::save(tx, &what, &record)
+            })?
+            .wait()?;
+        clock.saved();
+        self.writes = self.telemetry.counters.writes.get();
+        Ok(())
+    }
+
+    /// Reports a clock that is not followed any more, or again.
+    fn tell_clock(&self, rule: &Rule, progress: &mut Progress, reading: &Reading) {
+        let held = progress.clock.as_ref().and_then(|clock| clock.held(reading));
+        let table = rule.what.table.as_str();
+        // If rows are kept for a shorter time than a jump is held, none of them can be lost by it.
+        let loses = rule.what.hold() < rule.what.keep;
+        self.telemetry.retention.clock(
+            rule.number,
+            held.filter(Held::is_ahead).map(|held| held.figures()),
+            loses,
+        );
+        if held.map(|held| held.is_ahead()) == progress.told.map(|told| told.is_ahead()) {
+            return;
+        }
+        progress.told = held;
+        match held {
+            None => event!(
+                info,
+                "larder::retention",
+                self.shared.path,
+                { table, site = %rule.site },
+                "the clock is followed again"
+            ),
+            Some(held) if held.is_ahead() => event!(
+                warn,
+                "larder::retention",
+                self.shared.path,
+                {
+                    table,
+                    ahead_s = (held.wall.saturating_sub(held.believed)).as_secs(),
+                    followed_in_s = held.left.as_secs(),
+                    site = %rule.site,
+                },
+                "the clock has jumped ahead: rows are not old by it yet"
+            ),
+            Some(held) => event!(
+                warn,
+                "larder::retention",
+                self.shared.path,
+                { table, behind_s = (held.believed.saturating_sub(held.wall)).as_secs(), site = %rule.site },
+                "the clock has gone back: rows stay for longer"
+            ),
+        }
     }
 
     fn read<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
@@ -299,18 +532,11 @@ impl Sweeper {
                 rows: count,
             },
         };
-        let submission = Submission {
-            call: "retain",
-            site: site(rule),
-            timeout: PATIENCE,
-            caller: Caller::Thread,
-            when_full: WhenFull::Wait,
-        };
         let before = self.telemetry.counters.writes.get();
         let order = WriteOrder::of_slice(self.settings.durability, false);
         let pending = self
             .shared
-            .enqueue_write(submission, order, move |tx: &WriteTx<'_>| slice.run(tx))?;
+            .enqueue_write(submission(rule), order, move |tx: &WriteTx<'_>| slice.run(tx))?;
         let done = pending.wait();
         self.writes = self.telemetry.counters.writes.get();
         if self.writes > before + 1 {
@@ -354,6 +580,28 @@ impl Sweeper {
             self.readers.pause(QUIET_CHECK, is_over);
         }
     }
+}
+
+fn submission(rule: &Rule) -> Submission {
+    Submission {
+        call: "retain",
+        site: site(rule),
+        timeout: PATIENCE,
+        caller: Caller::Thread,
+        when_full: WhenFull::Wait,
+    }
+}
+
+/// Whether a slice has failed because of what one of its rows is.
+fn is_of_rows(error: &Error) -> bool {
+    error.is_of_values()
+        || matches!(
+            error,
+            Error::RolledBack {
+                caused_by_closure: true,
+                ..
+            }
+        )
 }
 
 fn site(rule: &Rule) -> CallSite {

@@ -35,6 +35,7 @@ pub(super) fn look(stats: &Stats, recent_writes: &RecentWrites, external: LastHo
     let mut findings: Vec<_> = stats.alerts.iter().map(of_alert).collect();
     findings.extend(statements::look(&stats.statements));
     findings.extend(stats.retention.iter().filter_map(retention_without_index));
+    findings.extend(stats.retention.iter().filter_map(retention_kept_rows));
     findings.extend(signs_of_growth(stats, recent_writes, external));
     findings
 }
@@ -70,6 +71,20 @@ fn retention_without_index(retention: &RetentionStats) -> Option<Finding> {
         message,
         remedy,
     ))
+}
+
+/// A retention whose old rows stay, because rows of other tables refer to them.
+fn retention_kept_rows(retention: &RetentionStats) -> Option<Finding> {
+    let kept_by = retention.kept_by.as_ref()?;
+    let RetentionStats {
+        table, site, rows_kept, ..
+    } = retention;
+    let message = format!("{rows_kept} old rows of {table} stay ({site}), because rows of {kept_by} refer to them");
+    let remedy = format!(
+        "Delete the rows of {kept_by} first, for instance by a retention of their own, or declare the foreign key ON DELETE \
+         CASCADE"
+    );
+    Some(Finding::new(Severity::Warning, "retention_kept_rows", message, remedy))
 }
 
 /// Signs that one machine and one writer may not be enough one day.

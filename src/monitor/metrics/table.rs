@@ -111,8 +111,8 @@ pub(super) const METRICS: &[Metric] = &[
     gauge("larder.bulk.share", Unit::Count, "Part of the time for which the running bulk jobs had the writer thread, from 0 \
                                              to 1.",
         |sample| one(sample.stats.bulk.iter().map(|job| job.share).sum())),
-    counter("larder.retention.rows", "Number of old rows that the running retentions have deleted.",
-        |sample| one(sample.stats.retention.iter().map(|retention| retention.rows).sum())),
+    counter("larder.retention.rows", "Number of old rows that retentions have deleted.",
+        |sample| one(sample.stats.retention_rows)),
     gauge("larder.retention.last_sweep", Unit::Seconds, "Time of the last sweep that left no old rows, in seconds since 1970, \
                                                          of the retention where it is longest ago; 0 before the first.",
         |sample| one(last_sweep(&sample.stats.retention))),

@@ -125,9 +125,11 @@ pub(crate) const MIGRATION_TOOLS: &[MigrationTool] = &[
 ];
 
 /// The tables of other tools, and larder's own.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 7] = [
     "schema_migrations",
     "larder_migrations",
+    "larder_bulk",
+    "larder_retention",
     "ar_internal_metadata",
     "_litestream_lock",
     "_litestream_seq",
