@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use super::{Direction, Migration, Migrations};
-use crate::error::{MigrationError, Result};
+use crate::error::{Error, MigrationError, Result};
 
 pub(crate) const TABLE: &str = "schema_migrations";
 pub(crate) const DETAILS: &str = "larder_migrations";
@@ -366,6 +366,17 @@ pub(crate) fn unmark(conn: &Connection, version: &str, direction: Direction) -> 
         Direction::Down => "UPDATE main.larder_migrations SET unfinished = 0 WHERE version = ?1",
     };
     conn.execute(sql, [version]).map(drop)
+}
+
+/// The error for a table that has not what was just entered.
+pub(crate) fn loses(table: &'static str) -> Error {
+    let problem = "it does not keep what larder enters, so a trigger or an index that larder has not created changes that: \
+                   drop it";
+    MigrationError::Record {
+        table,
+        problem: problem.to_owned(),
+    }
+    .into()
 }
 
 /// The value of the mark.

@@ -258,7 +258,7 @@ impl StepRunner<'_> {
         if let Some(adoption) = self.as_internal(|conn| Adoption::find(conn, set, record))? {
             set.check_applied(&adoption.as_applied())?;
             self.as_internal(|conn| adoption.enter(conn, set))?;
-            return Ok(true);
+            return self.was_updated();
         }
         set.check_applied(&record.applied)?;
         let unknown: Vec<_> = record.without_details(set).collect();
@@ -269,8 +269,26 @@ impl StepRunner<'_> {
             for (recorded, migration) in &unknown {
                 record::note(conn, recorded, migration, None)?;
             }
-            Ok::<_, Error>(!unknown.is_empty())
-        })
+            Ok::<_, Error>(())
+        })?;
+        if unknown.is_empty() {
+            Ok(false)
+        } else {
+            self.was_updated()
+        }
+    }
+
+    /// Whether the record has what was just entered. One that loses it would be updated again and again.
+    fn was_updated(&self) -> Result<bool> {
+        let set = &self.request.set;
+        let record = self.as_internal(|conn| Record::of(conn, set))?;
+        let is_lost = record.without_details(set).next().is_some()
+            || self.as_internal(|conn| Adoption::find(conn, set, &record))?.is_some();
+        if is_lost {
+            Err(record::loses(record::DETAILS))
+        } else {
+            Ok(true)
+        }
     }
 
     /// Makes the backup on its own reading connection, while this transaction excludes all other writers. An empty
@@ -323,7 +341,8 @@ impl StepRunner<'_> {
         };
         self.refuse_double_quoted_strings(step, &end, &strings)?;
         self.check_foreign_keys(step, &end, &mut known, &effects.touched)?;
-        let entered = self.enter(step, &mut known.record, &effects.touched, began.elapsed());
+        let has_triggers = known.record_has_triggers;
+        let entered = self.enter(step, &mut known.record, &effects.touched, has_triggers, began.elapsed());
         entered
             .and_then(|()| self.writer.commit_own())
             .map_err(|error| match error {
@@ -418,11 +437,17 @@ impl StepRunner<'_> {
     }
 
     /// Records the step, if the record has not changed.
-    fn enter(&self, step: Step<'_>, record: &mut Record, touched: &Touched, took: Duration) -> Result<()> {
+    fn enter(
+        &self,
+        step: Step<'_>,
+        record: &mut Record,
+        touched: &Touched,
+        has_triggers: bool,
+        took: Duration,
+    ) -> Result<()> {
         let migration = step.migration();
-        if (touches_record(touched) || !step.script().transaction)
-            && !self.as_internal(Record::read)?.agrees_with(record)
-        {
+        let is_suspect = touches_record(touched) || !step.script().transaction;
+        if is_suspect && !self.as_internal(Record::read)?.agrees_with(record) {
             return Err(changed_the_record());
         }
         match step {
@@ -434,6 +459,10 @@ impl StepRunner<'_> {
                 self.as_internal(|conn| record::remove(conn, record.version_of(migration)))?;
                 record.applied.remove(&migration.version);
             }
+        }
+        // The step would be made again and again.
+        if (is_suspect || has_triggers) && !self.as_internal(Record::read)?.agrees_with(record) {
+            return Err(record::loses(record::TABLE));
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ mod clock_guard;
 mod look;
 mod record;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::panic::Location;

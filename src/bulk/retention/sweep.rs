@@ -102,8 +102,9 @@ struct Progress {
     clock: Option<ClockGuard>,
     /// Whether the column had a time near the clock once.
     is_checked: bool,
-    /// Calls of [`Retainer::trust_clock`] that are done.
+    /// Calls of [`Retainer::trust_clock`] that are done, and those for which a look is due.
     trusts: u64,
+    trusts_seen: u64,
     /// The clock as it was told last, if it is not followed.
     told: Option<Held>,
 }
@@ -151,6 +152,7 @@ impl Progress {
             clock: None,
             is_checked: false,
             trusts: rule.trusts,
+            trusts_seen: rule.trusts,
             told: None,
         }
     }
@@ -231,7 +233,9 @@ impl Sweeper {
             all.retain(|number, _| rules.iter().any(|rule| rule.number == *number));
             for rule in &rules {
                 let progress = all.entry(rule.number).or_insert_with(|| Progress::starting(rule));
-                if progress.trusts != self.retainer.trusts() {
+                let trusts = self.retainer.trusts();
+                if progress.trusts_seen != trusts {
+                    progress.trusts_seen = trusts;
                     progress.due = progress.due.min(uptime());
                 }
             }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::{bulk, found, kill, oom, partition, replica, second_process};
+use crate::{bulk, found, kill, oom, partition, replica, retain, second_process};
 
 /// The first argument of a child. The second is its role.
 const MARK: &str = "--child";
@@ -19,6 +19,7 @@ const MARK: &str = "--child";
 const ROLES: &[(&str, fn(&[String]))] = &[
     ("kill", kill::child),
     ("bulk", bulk::child),
+    ("retain", retain::child),
     ("second-process", second_process::child),
     ("descriptors", second_process::descriptors::child),
     ("oom", oom::child),

@@ -15,6 +15,7 @@
 //!                                  passages                               the source has what the mutants change
 //!                                  kill --states 200                      a process is killed at any moment
 //!                                  bulk --states 40                       a process with bulk jobs is killed
+//!                                  retain --states 40                     a retention is killed, or its calls fail
 //!                                  second-process --states 200            other processes use the file
 //!                                  replica                                a store with a replica: cuts, kills, ..
 //!                                  partition --seconds 60                 two primaries, a follower, a bad network
@@ -80,6 +81,7 @@ mod partition;
 mod power_cut;
 mod replica;
 mod replicated;
+mod retain;
 mod scripts;
 mod second_process;
 mod settings;
@@ -148,6 +150,11 @@ const SUITES: &[Entry] = &[
         name: "bulk",
         what: "a process with resumable bulk jobs is killed, and goes on: each row once",
         run: bulk::run,
+    },
+    Entry {
+        name: "retain",
+        what: "a process with a retention is killed, or its calls fail: no row goes that is not old",
+        run: retain::run,
     },
     Entry {
         name: "replica",

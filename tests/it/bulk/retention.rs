@@ -45,6 +45,17 @@ fn fill(store: &Store, rows: i64, at: &str) {
     );
 }
 
+/// For tables with times of an hour ago: no pause between the minutes.
+fn often() -> RetainOptions {
+    RetainOptions::new().rows_per_minute(10_000_000)
+}
+
+fn count_of(store: &Store, table: &str) -> u64 {
+    let count = format!("SELECT count(*) FROM {table}");
+    let count: i64 = store.read(|tx| tx.scalar(&count, [])).unwrap();
+    count.unsigned_abs()
+}
+
 fn swept(stats: &Stats) -> bool {
     stats
         .retention
@@ -96,7 +107,10 @@ fn old_rows_go_and_newer_ones_stay() {
             .is_none_or(|next| next <= Duration::from_secs(60))
     );
     drop(retention);
-    assert!(store.stats().retention.is_empty());
+    let stats = store.stats();
+    assert!(stats.retention.is_empty());
+    // The counter does not fall.
+    assert_eq!(stats.retention_rows, 5000);
     // The column is free again.
     let _again = store.retain("t", "at", HOUR).unwrap();
 }
@@ -367,26 +381,102 @@ fn table_altered_meanwhile_is_reported_and_swept_again() {
 }
 
 #[test]
-fn rows_that_a_foreign_key_keeps_are_reported() {
+fn rows_that_a_foreign_key_keeps_are_passed_once_and_reported() {
+    for (index, times) in [
+        // All have the same time, and the kept ones are the first.
+        ("CREATE INDEX t_by_at ON t(at)", "0"),
+        ("CREATE INDEX t_by_at ON t(at)", "i / 7"),
+        ("CREATE INDEX t_by_at ON t(at DESC)", "0"),
+        ("CREATE INDEX t_by_at ON t(at DESC)", "i / 7"),
+        ("CREATE INDEX t_by_at ON t(at, pad)", "0"),
+        ("CREATE INDEX t_by_at ON t(at DESC, pad DESC)", "i / 7"),
+    ] {
+        let store = store(&format!(
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, at, pad TEXT); {index};
+             CREATE TABLE middle(t INTEGER PRIMARY KEY REFERENCES t(id) ON DELETE CASCADE) STRICT;
+             CREATE TABLE child(t INTEGER REFERENCES middle(t)) STRICT; CREATE INDEX child_t ON child(t)"
+        ));
+        fill(&store, 2000, &format!("{} - ({times})", now() - 3700));
+        run(
+            &store,
+            "INSERT INTO middle SELECT id FROM t; INSERT INTO child SELECT id FROM t WHERE id <= 600 OR id % 3 = 0",
+        );
+        let kept = count_of(&store, "child");
+        let _retention = store.retain_with(often(), "t", "at", HOUR).unwrap();
+        let stats = until(&store, |stats| failed(stats).is_some());
+        let retention = &stats.retention[0];
+        let reason = retention.last_error.as_ref().unwrap();
+        assert!(
+            reason.contains("foreign key") && reason.contains("the rows of child that"),
+            "{reason}"
+        );
+        assert_eq!(
+            (retention.rows_kept, retention.kept_by.as_deref()),
+            (kept, Some("child"))
+        );
+        assert_eq!((count(&store), retention.rows), (kept as i64, 2000 - kept));
+        // Each was tried once.
+        assert_eq!(stats.bulk_rows, 2000, "{index}");
+        let advice = store.advice();
+        let finding = advice
+            .iter()
+            .find(|finding| finding.topic == "retention_kept_rows")
+            .unwrap();
+        assert!(finding.message.contains("rows of child refer to them"), "{finding}");
+    }
+}
+
+/// A table with these rows is looked at each 0.1 s.
+#[test]
+fn rows_that_become_old_go_behind_those_that_are_kept() {
     let store = store(TABLE);
     run(
         &store,
         "CREATE TABLE child(t INTEGER REFERENCES t(id)) STRICT; CREATE INDEX child_t ON child(t)",
     );
-    // All have the same time, and the kept ones are the first.
-    fill(&store, 2000, &(now() - 3700).to_string());
-    run(&store, "INSERT INTO child SELECT id FROM t WHERE id <= 600");
-    let _retention = store.retain("t", "at", HOUR).unwrap();
-    let stats = until(&store, |stats| failed(stats).is_some());
-    assert!(
-        failed(&stats)
-            .unwrap()
-            .last_error
-            .as_ref()
-            .unwrap()
-            .contains("foreign key")
-    );
-    assert_eq!((count(&store), stats.retention[0].rows), (600, 1400));
+    fill(&store, 500, &format!("{} + i / 100", now() - 100));
+    run(&store, "INSERT INTO child SELECT id FROM t");
+    let _retention = store.retain("t", "at", SECOND).unwrap();
+    until(&store, |stats| stats.retention[0].rows_kept == 500);
+    fill(&store, 300, &format!("{}", now() - 10));
+    until(&store, |stats| stats.retention[0].rows == 300);
+    // Older than those that were passed.
+    fill(&store, 200, &format!("{}", now() - 200));
+    until(&store, |stats| stats.retention[0].rows == 500);
+    run(&store, "DELETE FROM child");
+    until(&store, |stats| {
+        stats.retention[0].rows == 1000 && failed(stats).is_none()
+    });
+    assert_eq!((count(&store), store.stats().retention[0].rows_kept), (0, 0));
+}
+
+/// SQLite judges a deferred key at the end, so its violation is that of the slice.
+#[test]
+fn row_that_undoes_its_slice_is_found_and_passed() {
+    for (kept, schema) in [
+        (
+            "child",
+            "CREATE TABLE child(t INTEGER REFERENCES t(id) DEFERRABLE INITIALLY DEFERRED) STRICT;
+             CREATE INDEX child_t ON child(t)",
+        ),
+        (
+            "a trigger",
+            "CREATE TABLE child(t INTEGER PRIMARY KEY) STRICT;
+             CREATE TRIGGER kept BEFORE DELETE ON t WHEN EXISTS (SELECT 1 FROM child WHERE t = old.id) BEGIN
+                 SELECT raise(ROLLBACK, 'it is needed');
+             END",
+        ),
+    ] {
+        let store = store(TABLE);
+        run(&store, schema);
+        fill(&store, 1000, &format!("{} + i / 10", now() - 9000));
+        run(&store, "INSERT INTO child VALUES (1), (2), (400), (999)");
+        let _retention = store.retain("t", "at", HOUR).unwrap();
+        let stats = until(&store, |stats| failed(stats).is_some());
+        let reason = stats.retention[0].last_error.as_ref().unwrap();
+        assert!(reason.starts_with("4 old rows") && reason.contains(kept), "{reason}");
+        assert_eq!((count(&store), stats.retention[0].rows), (4, 996));
+    }
 }
 
 #[test]
@@ -492,8 +582,28 @@ fn values_that_are_no_times_delete_nothing() {
         );
         assert_eq!(count(&store), 50, "{at}");
     }
+    for (at, keep) in [
+        // Seconds since 1980 and since 2001, and 202604011200 as milliseconds.
+        ("unixepoch() - 315964800 + i", 30 * 24 * HOUR),
+        ("unixepoch() - 978307200 + i", 30 * 24 * HOUR),
+        ("'2010-04-01'", 400 * 24 * HOUR),
+    ] {
+        let store = store(TABLE);
+        fill(&store, 50, at);
+        let problem = refused(store.retain("t", "at", keep));
+        assert!(problem.contains("RetainOptions::stale"), "{at}: {problem}");
+        let stale = RetainOptions::new().stale(true);
+        let _retention = store.retain_with(stale, "t", "at", keep).unwrap();
+        until(&store, swept);
+        assert_eq!(count(&store), 0, "{at}");
+    }
+    let store = self::store(TABLE);
+    fill(&store, 50, "202604011200 + i");
+    let milliseconds = RetainOptions::new().milliseconds(true);
+    let problem = refused(store.retain_with(milliseconds, "t", "at", HOUR));
+    assert!(problem.contains("RetainOptions::stale"), "{problem}");
     // A key needs no index, so nothing else would stop it.
-    let store = store(TABLE);
+    let store = self::store(TABLE);
     fill(&store, 50, "1700000000");
     refused(store.retain("t", "id", HOUR));
     assert_eq!(count(&store), 50);
@@ -509,10 +619,11 @@ fn rows_that_a_trigger_keeps_do_not_keep_a_sweep_going() {
              SELECT raise(IGNORE);
          END"
     ));
-    fill(&store, 1000, "1700000000");
+    fill(&store, 1000, &(now() - 3700).to_string());
     let _retention = store.retain("t", "at", HOUR).unwrap();
     let stats = until(&store, swept);
     assert_eq!((stats.retention[0].rows, count(&store)), (900, 100));
+    assert_eq!(stats.retention[0].rows_kept, 100);
 }
 
 #[test]
@@ -520,8 +631,8 @@ fn table_with_many_old_rows_does_not_keep_others_waiting() {
     let store = store(&format!(
         "{TABLE}; CREATE TABLE other(at INTEGER); CREATE INDEX other_by_at ON other(at)"
     ));
-    run(&store, "INSERT INTO other VALUES (1700000000)");
-    fill(&store, 60_000, "1700000000");
+    run(&store, "INSERT INTO other VALUES (unixepoch() - 3700)");
+    fill(&store, 60_000, &(now() - 3700).to_string());
     let _many = store.retain("t", "at", HOUR).unwrap();
     let _one = store.retain("other", "at", HOUR).unwrap();
     until(&store, |stats| {
@@ -535,4 +646,190 @@ fn advised_index_has_a_free_name() {
     let store = store("CREATE TABLE t(at INTEGER); CREATE INDEX t_by_at ON t(at) WHERE at > 0");
     let problem = refused(store.retain("t", "at", HOUR));
     assert!(problem.ends_with("CREATE INDEX t_by_at_2 ON t(at)"), "{problem}");
+}
+
+/// What a retention knows of the clock is in the database, so this is what a clock that was set ahead between two runs
+/// looks like.
+fn set_back(store: &Store, seconds: i64, boot: &str) {
+    run(
+        store,
+        &format!("UPDATE larder_retention SET time_ms = time_ms - {seconds} * 1000, boot = {boot}"),
+    );
+}
+
+#[test]
+fn clock_that_was_set_ahead_between_two_runs_is_held() {
+    const DAY: i64 = 86_400;
+    let month = Duration::from_secs(30 * 86_400);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let open = || {
+        Options::new()
+            .monitor_interval(Duration::from_millis(20))
+            .open(&path)
+            .unwrap()
+    };
+    let store = open();
+    run(&store, TABLE);
+    fill(&store, 10, &format!("{} + i", now() - 10 * DAY));
+    let retention = store.retain("t", "at", month).unwrap();
+    until(&store, swept);
+    drop(retention);
+    // It ran 300 days ago. Since then, nothing is known.
+    set_back(&store, 300 * DAY, "'another'");
+    run(&store, &format!("UPDATE t SET at = at - {}", 300 * DAY));
+    fill(&store, 5, &format!("{} + i", now() - 100));
+    drop(store);
+    let store = open();
+    let retention = store.retain("t", "at", month).unwrap();
+    let stats = until(&store, swept);
+    let held = &stats.retention[0];
+    let (ahead, left) = (held.clock_ahead.unwrap(), held.clock_followed_in.unwrap());
+    assert_eq!(ahead.as_secs() / 86_400, 300, "{ahead:?}");
+    assert!(left <= 24 * HOUR && left > 23 * HOUR, "{left:?}");
+    assert_eq!((count(&store), held.rows, held.last_error.as_deref()), (15, 0, None));
+    let alerts = until(&store, |stats| !stats.alerts.is_empty()).alerts;
+    assert_eq!(alerts[0].kind, AlertKind::RetentionClock);
+    assert_eq!(
+        alerts[0].reason.as_deref(),
+        Some("old rows of t are deleted by it in 24 h")
+    );
+    // The hold goes on in the next run.
+    drop(retention);
+    run(
+        &store,
+        "UPDATE larder_retention SET held_ms = 3600000 * 24, time_ms = time_ms - 1, boot = ''",
+    );
+    let retention = store.retain("t", "at", month).unwrap();
+    until(&store, swept);
+    assert_eq!((count(&store), store.stats().retention[0].rows), (5, 10));
+    until(&store, |stats| stats.alerts.is_empty());
+    drop(retention);
+    // It is said to be right.
+    set_back(&store, 300 * DAY, "''");
+    fill(&store, 7, &format!("{} + i", now() - 100 * DAY));
+    let _retention = store.retain("t", "at", month).unwrap();
+    until(&store, swept);
+    assert_eq!(count(&store), 12);
+    store.trust_clock();
+    until(&store, |stats| stats.retention[0].rows == 7);
+    assert_eq!(count(&store), 5);
+    assert_eq!(store.stats().retention[0].clock_ahead, None);
+}
+
+#[test]
+fn process_that_comes_back_on_the_same_boot_goes_on() {
+    let store = store(TABLE);
+    fill(&store, 10, &format!("{} + i", now() - 3000));
+    let retention = store.retain("t", "at", HOUR).unwrap();
+    until(&store, swept);
+    drop(retention);
+    // An hour of the machine has passed, and of its clock.
+    set_back(&store, 3600, "boot");
+    run(
+        &store,
+        "UPDATE larder_retention SET uptime_ms = uptime_ms - 3600000; UPDATE t SET at = at - 3600",
+    );
+    let known: bool = store
+        .read(|tx| tx.scalar("SELECT boot <> '' AND uptime_ms >= 0 FROM larder_retention", []))
+        .unwrap();
+    let _retention = store.retain("t", "at", HOUR).unwrap();
+    until(&store, swept);
+    // Where the system tells no boots apart, or has just started, this is a jump.
+    assert_eq!(count(&store), if known { 0 } else { 10 });
+}
+
+#[test]
+fn record_that_makes_no_sense_is_a_jump_or_another_boot() {
+    for (change, left) in [
+        ("time_ms = -1", 10),
+        ("time_ms = 0, boot = 'x'", 10),
+        ("time_ms = 9000000000000000000, other_time_ms = -1, held_ms = -1", 0),
+        ("other_time_ms = 5, held_ms = NULL, uptime_ms = 9000000000000000000", 0),
+    ] {
+        let store = store(TABLE);
+        fill(&store, 10, &format!("{} + i", now() - 3000));
+        let retention = store.retain("t", "at", HOUR).unwrap();
+        until(&store, swept);
+        drop(retention);
+        run(
+            &store,
+            &format!("UPDATE larder_retention SET {change}; UPDATE t SET at = at - 3600"),
+        );
+        let _retention = store.retain("t", "at", HOUR).unwrap();
+        until(&store, swept);
+        assert_eq!(count(&store), left, "{change}");
+    }
+    // Another table of that name.
+    let store = store(TABLE);
+    run(&store, "CREATE TABLE larder_retention(a)");
+    fill(&store, 10, &format!("{} + i", now() - 4000));
+    let _retention = store.retain("t", "at", HOUR).unwrap();
+    until(&store, |stats| failed(stats).is_some());
+    assert_eq!(count(&store), 10);
+}
+
+#[test]
+fn other_kinds_of_tables_and_columns() {
+    let store = store(
+        "CREATE TABLE made(id INTEGER PRIMARY KEY, text TEXT, at INTEGER AS (unixepoch(text)) VIRTUAL,
+             kept INTEGER AS (unixepoch(text)) STORED);
+         CREATE INDEX made_by_at ON made(at); CREATE INDEX made_by_kept ON made(kept DESC);
+         CREATE VIRTUAL TABLE words USING fts5(at);
+         CREATE TABLE two(a INTEGER, b TEXT); CREATE INDEX two_by_a ON two(a); CREATE INDEX two_by_b ON two(b);
+         CREATE TABLE some(at INTEGER); CREATE INDEX some_by_at ON some(at) WHERE at > 5;
+         CREATE INDEX some_by_sum ON some(at + 1)",
+    );
+    let problem = |table: &str, column: &str| refused(store.retain(table, column, HOUR));
+    assert!(problem("words", "at").contains("no ordinary table"));
+    assert!(problem("words_data", "id").contains("no ordinary table"));
+    assert!(problem("some", "at").contains("no index that begins with it"));
+    assert!(problem("sqlite_schema", "rootpage").contains("no index that begins with it"));
+    run(
+        &store,
+        "INSERT INTO made(text) VALUES (datetime('now', '-2 hours')), (datetime('now', '-1 minute')), (NULL);
+         INSERT INTO two VALUES (unixepoch() - 7200, datetime('now')), (unixepoch(), datetime('now', '-2 hours')),
+             (unixepoch(), datetime('now')), (NULL, NULL)",
+    );
+    let made = store.retain("made", "at", HOUR).unwrap();
+    until(&store, swept);
+    assert_eq!(count_of(&store, "made"), 2);
+    drop(made);
+    run(
+        &store,
+        "UPDATE made SET text = datetime('now', '-2 hours') WHERE text IS NOT NULL",
+    );
+    let kept = store.retain("made", "kept", HOUR).unwrap();
+    until(&store, swept);
+    assert_eq!(count_of(&store, "made"), 1);
+    drop(kept);
+    // Two of one table.
+    let _both = [
+        store.retain("two", "a", HOUR).unwrap(),
+        store.retain("two", "b", HOUR).unwrap(),
+    ];
+    until(&store, |stats| {
+        let swept = |retention: &RetentionStats| retention.last_sweep_ago.is_some();
+        stats.retention.len() == 2 && stats.retention.iter().all(swept)
+    });
+    assert_eq!(count_of(&store, "two"), 2);
+    assert_eq!(store.stats().retention_rows, 4);
+}
+
+/// The next one has the name, and rows that are not old.
+#[test]
+fn table_that_takes_the_place_of_another_keeps_its_rows() {
+    let store = store(TABLE);
+    fill(&store, 20_000, &(now() - 3700).to_string());
+    let _retention = store.retain("t", "at", HOUR).unwrap();
+    until(&store, |stats| stats.retention[0].rows > 0);
+    run(
+        &store,
+        &format!("ALTER TABLE t RENAME TO before; DROP INDEX t_by_at; {TABLE}"),
+    );
+    fill(&store, 20_000, &now().to_string());
+    until(&store, |stats| stats.bulk.is_empty() && swept(stats));
+    assert_eq!(count(&store), 20_000);
+    run(&store, "DROP TABLE before; DROP TABLE t");
+    let _other = store.retain("t", "at", HOUR).map(drop).unwrap_err();
 }

@@ -1673,3 +1673,47 @@ fn store_without_migration_at_open_survives_refusal() {
     assert_eq!(rows, 3);
     assert_eq!(applied(&store), [1, 2, 3]);
 }
+
+// ---- a record that does not keep what is entered ----
+
+/// Without an error, the same step would be made again and again, since the record says that it was not.
+#[test]
+fn record_that_loses_entries_is_an_error() {
+    for (table, by) in [
+        (
+            "schema_migrations",
+            "CREATE TRIGGER lost AFTER INSERT ON schema_migrations BEGIN
+                 DELETE FROM schema_migrations WHERE version = new.version;
+             END",
+        ),
+        (
+            "schema_migrations",
+            "CREATE TRIGGER lost BEFORE INSERT ON schema_migrations BEGIN SELECT raise(IGNORE); END",
+        ),
+        (
+            "larder_migrations",
+            "DELETE FROM larder_migrations;
+             CREATE TRIGGER lost AFTER INSERT ON larder_migrations BEGIN
+                 DELETE FROM larder_migrations WHERE version = new.version;
+             END",
+        ),
+        (
+            "larder_migrations",
+            "DELETE FROM larder_migrations; CREATE UNIQUE INDEX lost ON larder_migrations(checksum IS NULL)",
+        ),
+    ] {
+        let ground = Ground::with(files(&[USERS, EMAIL]));
+        ground.by_hand(by);
+        let before = ground.contents();
+        let third = (
+            "003_any.sql",
+            "CREATE TABLE IF NOT EXISTS any(a); INSERT INTO any VALUES (1);",
+        );
+        let error = ground.open(files(&[USERS, EMAIL, third])).unwrap_err();
+        assert_has(&error.to_string(), &[table, "does not keep", "drop it"]);
+        assert_eq!(ground.contents(), before, "{by}");
+        let kind = if by.contains("TRIGGER") { "TRIGGER" } else { "INDEX" };
+        ground.by_hand(&format!("DROP {kind} lost"));
+        assert_eq!(ground.opens(files(&[USERS, EMAIL, third])), [1, 2, 3]);
+    }
+}

@@ -1,0 +1,162 @@
+//! Retentions by a clock that a test sets.
+
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use super::clock_guard::Reading;
+use super::{RetainOptions, Retention};
+use crate::Store;
+
+const START: u64 = 1_775_044_805;
+const DAY: u64 = 86_400;
+const YEAR: u64 = 365 * DAY;
+
+/// How long rows are kept. The table is looked at twice a second.
+const KEEP: Duration = Duration::from_secs(5);
+
+/// The seconds of the clock, and of the uptime.
+type Machine = Mutex<(u64, u64)>;
+
+fn reading(machine: &Machine) -> Reading {
+    let (wall, uptime) = *machine.lock().unwrap();
+    Reading {
+        wall: Duration::from_secs(wall),
+        uptime: Duration::from_secs(uptime),
+        boot: "one".to_owned(),
+    }
+}
+
+fn pass(machine: &Machine, seconds: u64) {
+    let mut machine = machine.lock().unwrap();
+    machine.0 += seconds;
+    machine.1 += seconds;
+}
+
+fn store() -> Store {
+    let store = Store::open_temp().unwrap();
+    let table = "CREATE TABLE t(at INTEGER NOT NULL) STRICT; CREATE INDEX t_by_at ON t(at)";
+    store.write(move |tx| tx.execute_batch(table)).unwrap();
+    store
+}
+
+fn retain(store: &Store, clock: fn() -> Reading) -> Retention {
+    let hold = Duration::from_secs(DAY);
+    let options = RetainOptions {
+        clock,
+        ..RetainOptions::new().clock_hold(hold)
+    };
+    store.retain_with(options, "t", "at", KEEP).unwrap()
+}
+
+fn insert(store: &Store, at: u64) {
+    store
+        .write(move |tx| tx.execute("INSERT INTO t VALUES (?1)", [at as i64]))
+        .unwrap();
+}
+
+fn rows(store: &Store) -> i64 {
+    store.read(|tx| tx.scalar("SELECT count(*) FROM t", [])).unwrap()
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..6000 {
+        if is_so() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it never came to: {what}");
+}
+
+/// Waits for two sweeps, of which the second has begun after the call.
+fn sweeps(store: &Store) {
+    let mut last = Duration::ZERO;
+    let mut ends = 0;
+    until("a sweep", || {
+        let Some(ago) = store.stats().retention[0].last_sweep_ago else {
+            return false;
+        };
+        ends += u32::from(ago < last);
+        last = ago;
+        ends >= 2
+    });
+}
+
+fn ahead(store: &Store) -> Option<u64> {
+    Some(store.stats().retention[0].clock_ahead?.as_secs())
+}
+
+#[test]
+fn clock_that_jumps_deletes_nothing_before_it_is_followed() {
+    static MACHINE: Machine = Mutex::new((START, DAY));
+    let store = store();
+    for second in 0..4 {
+        insert(&store, START - second);
+    }
+    let _retention = retain(&store, || reading(&MACHINE));
+    sweeps(&store);
+    MACHINE.lock().unwrap().0 += YEAR;
+    until("the jump", || ahead(&store) == Some(YEAR));
+    until("the alert", || {
+        store
+            .stats()
+            .alerts
+            .iter()
+            .any(|alert| alert.kind.name() == "retention_clock")
+    });
+    insert(&store, START + YEAR);
+    sweeps(&store);
+    assert_eq!(rows(&store), 5);
+    // They become old by the time that passes.
+    pass(&MACHINE, 3);
+    until("two old rows", || rows(&store) == 4);
+    pass(&MACHINE, 10);
+    until("the rest", || rows(&store) == 1);
+    assert_eq!(ahead(&store), Some(YEAR));
+    pass(&MACHINE, DAY);
+    until("that it is followed", || ahead(&store).is_none());
+    until("the row of the jump", || rows(&store) == 0);
+}
+
+#[test]
+fn clock_that_is_set_right_again_is_followed() {
+    static MACHINE: Machine = Mutex::new((START, DAY));
+    let store = store();
+    insert(&store, START);
+    let _retention = retain(&store, || reading(&MACHINE));
+    sweeps(&store);
+    MACHINE.lock().unwrap().0 += YEAR;
+    until("the jump", || ahead(&store).is_some());
+    MACHINE.lock().unwrap().0 -= YEAR;
+    until("the right time", || ahead(&store).is_none());
+    // Back by a year, and a row from then.
+    MACHINE.lock().unwrap().0 -= YEAR;
+    insert(&store, START - YEAR);
+    sweeps(&store);
+    assert_eq!(rows(&store), 2);
+    MACHINE.lock().unwrap().0 += YEAR;
+    until("the row from a year ago", || rows(&store) == 1);
+}
+
+#[test]
+fn trusted_clock_is_followed_at_once() {
+    static MACHINE: Machine = Mutex::new((START, DAY));
+    let store = store();
+    insert(&store, START);
+    let retention = retain(&store, || reading(&MACHINE));
+    sweeps(&store);
+    MACHINE.lock().unwrap().0 += YEAR;
+    until("the jump", || ahead(&store).is_some());
+    store.trust_clock();
+    until("the row", || rows(&store) == 0);
+    assert_eq!(ahead(&store), None);
+    // The next one is held, by a retention that begins after it, too.
+    insert(&store, START + YEAR);
+    MACHINE.lock().unwrap().0 += YEAR;
+    until("the jump", || ahead(&store).is_some());
+    drop(retention);
+    let _again = retain(&store, || reading(&MACHINE));
+    sweeps(&store);
+    assert_eq!((ahead(&store), rows(&store)), (Some(YEAR), 1));
+}
