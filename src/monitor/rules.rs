@@ -326,6 +326,9 @@ const FOLLOWER_BEHIND: Duration = Duration::from_secs(60);
 
 const FAILED_UPLOADS: u64 = 3;
 
+/// A clock that is held for longer is followed when an operator says so: a hundred years.
+const LONGEST_HOLD_HOURS: u64 = 876_600;
+
 const CLOCK_AHEAD: Duration = Duration::from_secs(5 * 60);
 
 const READ_ONLY: &str = "The store is read-only. Do what the reason says, then restart the service";
@@ -362,9 +365,14 @@ fn spool_full(seen: &Observation<'_>) -> Option<String> {
 
 fn held_clock(seen: &Observation<'_>) -> Option<String> {
     let held = seen.sample.held_clock.as_ref()?;
+    let table = &held.table;
     // To the hour, so that it stays the same for a while.
     let hours = held.clock.left.as_secs().div_ceil(3600);
-    Some(format!("old rows of {} are deleted by it in {hours} h", held.table))
+    Some(if hours > LONGEST_HOLD_HOURS {
+        format!("old rows of {table} wait for Store::trust_clock")
+    } else {
+        format!("old rows of {table} are deleted by it in {hours} h")
+    })
 }
 
 fn file_change(seen: &Observation<'_>) -> Option<String> {

@@ -201,8 +201,9 @@ impl Store {
     ///
     /// A row whose column is `NULL` stays. A time of another form is an error, and while one is found no row is deleted.
     /// Rows go some time after they have become too old: the table is looked at every minute, and more often if `keep` is
-    /// less than ten minutes. The clock of this machine says what is old. Rows that a foreign key or a trigger keeps stay,
-    /// and the retention reports that.
+    /// less than ten minutes. The clock of this machine says what is old, but it is not followed at once if it has jumped
+    /// ahead: see [`RetainOptions::clock_hold`]. Rows that a foreign key or a trigger keeps stay, and the retention reports
+    /// that.
     ///
     /// The column must be the first one of an index, or the `INTEGER PRIMARY KEY`. Free pages are returned to the file
     /// system when the store is idle, if it does so ([`Options::incremental_vacuum`]). [`Stats::retention`] has what was
@@ -228,7 +229,7 @@ impl Store {
     /// # Errors
     ///
     /// - [`Error::Options`]: there is no such table or column; the column has no index, and the error has the `CREATE
-    ///   INDEX` to run; a time has another form; the table is a view, virtual or `WITHOUT ROWID`; `keep` is less than a
+    ///   INDEX` to run; a time has another form, or all times are far too old ([`RetainOptions::stale`]); the table is a view, virtual or `WITHOUT ROWID`; `keep` is less than a
     ///   second; the column has a retention already.
     /// - [`Error::ReadOnly`], [`Error::Closed`], and the errors of [`read`](Self::read).
     #[track_caller]

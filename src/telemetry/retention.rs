@@ -56,8 +56,8 @@ struct Figures {
     kept: u64,
     kept_by: Option<String>,
     clock: Option<HeldClock>,
-    /// Whether rows that are not old go when that clock is followed.
-    loses: bool,
+    /// Whether an operator is to look at that clock.
+    clock_matters: bool,
 }
 
 /// A rule whose sweeps fail.
@@ -86,7 +86,7 @@ impl RetentionFigures {
             kept: 0,
             kept_by: None,
             clock: None,
-            loses: false,
+            clock_matters: false,
         };
         self.all.lock().rules.insert(rule, begun);
     }
@@ -122,17 +122,17 @@ impl RetentionFigures {
     }
 
     /// A clock that is not followed, or none.
-    pub(crate) fn clock(&self, rule: u64, clock: Option<HeldClock>, loses: bool) {
+    pub(crate) fn clock(&self, rule: u64, clock: Option<HeldClock>, matters: bool) {
         self.change(rule, |figures| {
             figures.clock = clock;
-            figures.loses = loses;
+            figures.clock_matters = matters;
         });
     }
 
     /// The rule that is farthest behind a clock that it will follow.
     pub(crate) fn held(&self) -> Option<HeldRule> {
         let all = self.all.lock();
-        let held = all.rules.values().filter(|figures| figures.loses);
+        let held = all.rules.values().filter(|figures| figures.clock_matters);
         let held = held.filter_map(|figures| Some((figures, figures.clock?)));
         let (figures, clock) = held.max_by_key(|(_, clock)| clock.ahead)?;
         Some(HeldRule {

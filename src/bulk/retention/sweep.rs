@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::clock_guard::{ClockGuard, Held, Reading};
+use super::clock_guard::{ClockGuard, Held, LONGEST_HOLD, Reading};
 use super::look::{self, OldRow, Position, Refusal, Target};
 use super::record::{self, Record};
 use super::{Retainer, Rule};
@@ -23,7 +23,7 @@ use crate::bulk::slice::{Budget, Done, Slice};
 use crate::bulk::{ALONE_LOG, LEAST_ROWS, OnViolation, PATIENCE, SLICE, SLICE_LOG};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::options::{Settings, WhenFull, WriteOptions};
+use crate::options::{Settings, WhenFull};
 use crate::queue::Submission;
 use crate::queue::slot::Caller;
 use crate::read::Readers;
@@ -188,7 +188,10 @@ impl Progress {
 
     /// Ends the sweep. Returns the number of old rows that it has left, and of those that a constraint keeps.
     fn end(&mut self, interval: Duration) -> (u64, u64) {
-        let Some(sweep) = self.sweep.take() else { return (0, 0) };
+        let Some(sweep) = self.sweep.take() else {
+            self.left = None;
+            return (0, 0);
+        };
         let now = uptime();
         let took = now.saturating_sub(sweep.began);
         let again = match &self.left {
@@ -455,7 +458,7 @@ impl Sweeper {
             is_checked,
         };
         let what = rule.what.clone();
-        let order = WriteOrder::of(&WriteOptions::new(), self.settings.durability);
+        let order = WriteOrder::of_slice(self.settings.durability, false);
         self.shared
             .enqueue_write(submission(rule), order, move |tx: &WriteTx<'_>| {
                 record::save(tx, &what, &record)
@@ -470,12 +473,14 @@ impl Sweeper {
     fn tell_clock(&self, rule: &Rule, progress: &mut Progress, reading: &Reading) {
         let held = progress.clock.as_ref().and_then(|clock| clock.held(reading));
         let table = rule.what.table.as_str();
-        // If rows are kept for a shorter time than a jump is held, none of them can be lost by it.
-        let loses = rule.what.hold() < rule.what.keep;
+        // If rows are kept for a shorter time than a jump is held, none of them can be lost by it. If it is held for very
+        // long, they pile up.
+        let hold = rule.what.hold();
+        let matters = hold < rule.what.keep || hold > LONGEST_HOLD;
         self.telemetry.retention.clock(
             rule.number,
             held.filter(Held::is_ahead).map(|held| held.figures()),
-            loses,
+            matters,
         );
         if held.map(|held| held.is_ahead()) == progress.told.map(|told| told.is_ahead()) {
             return;

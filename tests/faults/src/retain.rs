@@ -295,11 +295,12 @@ fn fail(folder: &Path, seed: u64, hits: &AtomicU64) -> Result<(), String> {
     let disk = Disk::mount(folder, &Image::default());
     let store = filled(&path, &mut rng).map_err(|error| format!("{error:?}"))?;
     let kind = KINDS[rng.usize(0..KINDS.len())];
+    let latest = [8, 60, 400][rng.usize(0..3)];
     let plan = Plan {
         fault: kind.fault,
         calls: kind.calls,
         files: kind.files,
-        nth: rng.u64(1..[8, 60, 400][rng.usize(0..3)]),
+        nth: rng.u64(1..latest),
         sticky: rng.bool(),
     };
     let in_words = |problem: String| format!("{problem}; {} at {}, sticky: {}", kind.name, plan.nth, plan.sticky);

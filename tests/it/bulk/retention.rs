@@ -708,13 +708,26 @@ fn clock_that_was_set_ahead_between_two_runs_is_held() {
     // It is said to be right.
     set_back(&store, 300 * DAY, "''");
     fill(&store, 7, &format!("{} + i", now() - 100 * DAY));
-    let _retention = store.retain("t", "at", month).unwrap();
+    let retention = store.retain("t", "at", month).unwrap();
     until(&store, swept);
     assert_eq!(count(&store), 12);
     store.trust_clock();
     until(&store, |stats| stats.retention[0].rows == 7);
     assert_eq!(count(&store), 5);
     assert_eq!(store.stats().retention[0].clock_ahead, None);
+    drop(retention);
+    // It waits for that without an end.
+    set_back(&store, 300 * DAY, "''");
+    let endless = RetainOptions::new().clock_hold(Duration::MAX);
+    let _retention = store.retain_with(endless, "t", "at", HOUR).unwrap();
+    let alerts = until(&store, |stats| !stats.alerts.is_empty()).alerts;
+    assert_eq!(
+        alerts[0].reason.as_deref(),
+        Some("old rows of t wait for Store::trust_clock")
+    );
+    assert_eq!(count(&store), 5);
+    store.trust_clock();
+    until(&store, |stats| stats.alerts.is_empty());
 }
 
 #[test]
