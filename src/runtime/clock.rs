@@ -1,7 +1,6 @@
 //! Deadlines, and a clock that is cheap to read.
 
 use std::fs;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -25,12 +24,9 @@ pub(crate) fn uptime() -> Duration {
 }
 
 /// What tells one boot of the machine from another, for [`uptime`]. Empty if the system does not say: only Linux does.
-pub(crate) fn boot_id() -> &'static str {
-    static BOOT: OnceLock<String> = OnceLock::new();
-    BOOT.get_or_init(|| {
-        let read = fs::read_to_string("/proc/sys/kernel/random/boot_id");
-        read.map(|id| id.trim().to_owned()).unwrap_or_default()
-    })
+pub(crate) fn boot_id() -> String {
+    let read = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    read.map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 /// A reading of the kernel's coarse clock, in nanoseconds since the boot; on Linux it advances about every 4 ms.

@@ -47,7 +47,7 @@ impl Reading {
         Self {
             wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             uptime: uptime(),
-            boot: boot_id().to_owned(),
+            boot: boot_id(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Retentions by a clock that a test sets.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -15,22 +15,20 @@ const YEAR: u64 = 365 * DAY;
 /// How long rows are kept. The table is looked at twice a second.
 const KEEP: Duration = Duration::from_secs(5);
 
-/// The seconds of the clock, and of the uptime.
-type Machine = Mutex<(u64, u64)>;
+/// The seconds of the clock in the upper half, and those of the uptime in the lower one: a look reads both at once.
+type Machine = AtomicU64;
 
 fn reading(machine: &Machine) -> Reading {
-    let (wall, uptime) = *machine.lock().unwrap();
+    let both = machine.load(SeqCst);
     Reading {
-        wall: Duration::from_secs(wall),
-        uptime: Duration::from_secs(uptime),
+        wall: Duration::from_secs(both >> 32),
+        uptime: Duration::from_secs(both & u64::from(u32::MAX)),
         boot: "one".to_owned(),
     }
 }
 
 fn pass(machine: &Machine, seconds: u64) {
-    let mut machine = machine.lock().unwrap();
-    machine.0 += seconds;
-    machine.1 += seconds;
+    machine.fetch_add(seconds << 32 | seconds, SeqCst);
 }
 
 fn store() -> Store {
@@ -90,14 +88,14 @@ fn ahead(store: &Store) -> Option<u64> {
 
 #[test]
 fn clock_that_jumps_deletes_nothing_before_it_is_followed() {
-    static MACHINE: Machine = Mutex::new((START, DAY));
+    static MACHINE: Machine = AtomicU64::new(START << 32 | DAY);
     let store = store();
     for second in 0..4 {
         insert(&store, START - second);
     }
     let _retention = retain(&store, || reading(&MACHINE));
     sweeps(&store);
-    MACHINE.lock().unwrap().0 += YEAR;
+    MACHINE.fetch_add(YEAR << 32, SeqCst);
     until("the jump", || ahead(&store) == Some(YEAR));
     until("the alert", || {
         store
@@ -122,39 +120,39 @@ fn clock_that_jumps_deletes_nothing_before_it_is_followed() {
 
 #[test]
 fn clock_that_is_set_right_again_is_followed() {
-    static MACHINE: Machine = Mutex::new((START, DAY));
+    static MACHINE: Machine = AtomicU64::new(START << 32 | DAY);
     let store = store();
     insert(&store, START);
     let _retention = retain(&store, || reading(&MACHINE));
     sweeps(&store);
-    MACHINE.lock().unwrap().0 += YEAR;
+    MACHINE.fetch_add(YEAR << 32, SeqCst);
     until("the jump", || ahead(&store).is_some());
-    MACHINE.lock().unwrap().0 -= YEAR;
+    MACHINE.fetch_sub(YEAR << 32, SeqCst);
     until("the right time", || ahead(&store).is_none());
     // Back by a year, and a row from then.
-    MACHINE.lock().unwrap().0 -= YEAR;
+    MACHINE.fetch_sub(YEAR << 32, SeqCst);
     insert(&store, START - YEAR);
     sweeps(&store);
     assert_eq!(rows(&store), 2);
-    MACHINE.lock().unwrap().0 += YEAR;
+    MACHINE.fetch_add(YEAR << 32, SeqCst);
     until("the row from a year ago", || rows(&store) == 1);
 }
 
 #[test]
 fn trusted_clock_is_followed_at_once() {
-    static MACHINE: Machine = Mutex::new((START, DAY));
+    static MACHINE: Machine = AtomicU64::new(START << 32 | DAY);
     let store = store();
     insert(&store, START);
     let retention = retain(&store, || reading(&MACHINE));
     sweeps(&store);
-    MACHINE.lock().unwrap().0 += YEAR;
+    MACHINE.fetch_add(YEAR << 32, SeqCst);
     until("the jump", || ahead(&store).is_some());
     store.trust_clock();
     until("the row", || rows(&store) == 0);
     assert_eq!(ahead(&store), None);
     // The next one is held, by a retention that begins after it, too.
     insert(&store, START + YEAR);
-    MACHINE.lock().unwrap().0 += YEAR;
+    MACHINE.fetch_add(YEAR << 32, SeqCst);
     until("the jump", || ahead(&store).is_some());
     drop(retention);
     let _again = retain(&store, || reading(&MACHINE));
