@@ -60,7 +60,8 @@ use self::interrupt::Interrupt;
 use self::open_error::{execute, explain_open, refuse};
 use self::open_file::{Lease, OpenFile};
 use self::pragma::{
-    TEMP_STORE, auto_vacuum, execute_pragma, set, set_checkpoint_at_close, set_common, trust_schema, verify,
+    TEMP_STORE, accept_double_quoted_strings, auto_vacuum, execute_pragma, set, set_checkpoint_at_close, set_common,
+    trust_schema, verify,
 };
 pub(crate) use self::pragma::{page_size, read_back, set_for_jobs, settings, synchronous, with_temporary_files};
 use self::stored_sql::SchemaObject;
@@ -210,6 +211,59 @@ pub(crate) fn open_writer_again(file: &Arc<OpenFile>, options: &Settings) -> Res
     // For the same reason as in `open_reader`.
     file.compare()?;
     configure_writer(conn, lease, options, hooks)
+}
+
+/// A connection that moves the log into the database file and does nothing else. `on_connect` does not run for it.
+pub(crate) struct CheckpointConnection {
+    /// Released before the connection closes: fields are dropped in this order.
+    lease: Lease,
+    conn: Option<Connection>,
+}
+
+impl CheckpointConnection {
+    pub(crate) fn conn(&self) -> &Connection {
+        self.conn.as_ref().expect("it is there until the drop")
+    }
+}
+
+impl Drop for CheckpointConnection {
+    fn drop(&mut self) {
+        self.lease.release();
+        if let Some(conn) = self.conn.take() {
+            close(conn);
+        }
+    }
+}
+
+/// Opens a connection for checkpoints beside the writing one, which is open.
+pub(crate) fn open_for_checkpoints(
+    file: &Arc<OpenFile>,
+    options: &Settings,
+    patience: Duration,
+) -> Result<CheckpointConnection> {
+    let path = file.path();
+    let lease = file.lease().ok_or(Error::Closed)?;
+    file.compare()?;
+    let opened = CheckpointConnection {
+        lease,
+        conn: Some(open_to_write(path, options)?),
+    };
+    let conn = opened.conn();
+    set_checkpoint_at_close(conn, false)?;
+    set(conn, "busy_timeout", patience.as_millis())?;
+    // As in `prepare_for`: SQLite loads the schema.
+    trust_schema(conn, true)?;
+    accept_double_quoted_strings(conn, true)?;
+    first_look(conn, path)?;
+    verify(conn, "journal_mode", "wal")?;
+    // For the same reason as in `open_reader`.
+    file.compare()?;
+    set(conn, "synchronous", synchronous(options.durability))?;
+    set(conn, "wal_autocheckpoint", 0)?;
+    set(conn, "mmap_size", 0)?;
+    // A checkpoint waits for nothing.
+    set(conn, "busy_timeout", 0)?;
+    Ok(opened)
 }
 
 fn open_to_write(path: &Path, options: &Settings) -> Result<Connection> {

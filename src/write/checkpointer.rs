@@ -1,7 +1,7 @@
 //! The policy of checkpoints: when to move the write-ahead log into the database file, and how hard to try.
 //!
-//! Only the writer thread runs checkpoints, after it has replied. Every `checkpoint_pages` it tries a `PASSIVE` one,
-//! which waits for no reader. Overlapping short readers can keep `PASSIVE` from ever finishing, because a commit reuses
+//! The writer thread runs checkpoints, after it has replied. Every `checkpoint_pages` it tries a `PASSIVE` one, which
+//! waits for no reader. (Beside a bulk job another thread does that: `side_checkpoint.rs`.) Overlapping short readers can keep `PASSIVE` from ever finishing, because a commit reuses
 //! the log from its start only "if the entire WAL has been transferred into the database and synced and if no readers
 //! are making use of the WAL", <https://sqlite.org/wal.html>. So above `wal_limit` the attempt is a `RESTART`, which
 //! waits for readers, for at most [`PATIENCE`].
@@ -33,6 +33,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 
 /// The shortest time between two checkpoints of a store with a replica.
 const KEPT_PAUSE: Duration = Duration::from_millis(250);
+
+const PASSIVE: &str = "PRAGMA main.wal_checkpoint(PASSIVE)";
 
 thread_local! {
     /// Pages in the log after this thread's last commit, until they are taken. rusqlite's `wal_hook` takes a plain
@@ -105,6 +107,10 @@ pub(crate) struct Checkpointer {
     commits: u32,
     /// Pages in the log.
     log: u32,
+    /// Pages of the log that are known to be in the database file.
+    moved: u32,
+    /// How often the log has begun from its start.
+    restarts: u32,
     /// Pages in the log at which the next attempt is due.
     next: u32,
     /// Growth of the log, in pages, after which an unfinished RESTART is retried; doubled each time.
@@ -144,6 +150,8 @@ impl Checkpointer {
             last_attempt: None,
             commits: 0,
             log: 0,
+            moved: 0,
+            restarts: 0,
             next: step,
             retry: (step / 16).max(1),
             empty: false,
@@ -192,6 +200,11 @@ impl Checkpointer {
             // SQLite writes the log from its start again.
             self.next = self.step;
             self.retry = (self.step / 16).max(1);
+            self.restarts = self.restarts.wrapping_add(1);
+            self.moved = 0;
+        } else if self.empty {
+            // It may have done so, too: the number of pages does not show it.
+            self.moved = 0;
         }
         self.log = pages;
         self.empty = false;
@@ -268,7 +281,7 @@ impl Checkpointer {
         patience: Duration,
     ) -> rusqlite::Result<Progress> {
         let pragma = match mode {
-            Mode::Passive => "PRAGMA main.wal_checkpoint(PASSIVE)",
+            Mode::Passive => PASSIVE,
             Mode::Restart => "PRAGMA main.wal_checkpoint(RESTART)",
             Mode::Truncate => "PRAGMA main.wal_checkpoint(TRUNCATE)",
         };
@@ -276,14 +289,7 @@ impl Checkpointer {
             self.last_attempt = Some(Instant::now());
         }
         conn.busy_timeout(patience)?;
-        // Not from the statement cache, because a PRAGMA may act when it is prepared.
-        let row = guard.as_internal(|| {
-            conn.query_row(pragma, [], |row| {
-                // Both are -1 if SQLite stopped before it could count.
-                let count = |column| row.get::<_, i64>(column).map(|n| u32::try_from(n).ok());
-                Ok((row.get(0)?, count(1)?, count(2)?))
-            })
-        });
+        let row = guard.as_internal(|| attempt(conn, pragma));
         self.move_attached(conn, guard, mode);
         conn.busy_timeout(self.busy_timeout)?;
         // A failed attempt is retried once the log has grown.
@@ -295,7 +301,9 @@ impl Checkpointer {
             moved: moved.unwrap_or(0),
         };
         self.empty = progress.finished();
+        self.moved = progress.moved;
         if self.empty && mode != Mode::Passive {
+            self.moved = 0;
             // The next commit writes the log from its start.
             self.log = 0;
         } else {
@@ -310,6 +318,94 @@ impl Checkpointer {
         }
         Ok(progress)
     }
+
+    /// What the log is before an attempt by another thread.
+    pub(super) fn started(&self) -> Started {
+        Started {
+            restarts: self.restarts,
+            commits: self.commits,
+        }
+    }
+
+    /// Notes what an attempt by another thread has done while this store wrote. `hurries` if the rest is to be moved at
+    /// once, so that the log begins from its start.
+    pub(super) fn note_beside(&mut self, started: Started, (busy, log, moved): Row, hurries: bool) -> Progress {
+        let progress = Progress {
+            busy,
+            log: log.unwrap_or(self.log),
+            moved: moved.unwrap_or(0),
+        };
+        if started.restarts != self.restarts {
+            // Everything was moved, and the log has begun from its start since.
+            return progress;
+        }
+        if started.commits == self.commits {
+            self.log = progress.log;
+            self.empty = progress.finished();
+        }
+        self.moved = progress.moved;
+        // Where a reader blocks the rest, the next attempt comes when the log has grown.
+        let from = if progress.finished() { self.moved } else { self.log };
+        self.next = from.saturating_add(self.step);
+        if hurries && progress.finished() && !self.empty {
+            self.next = self.log;
+        }
+        progress
+    }
+
+    /// After an attempt by another thread that has failed.
+    pub(super) fn beside_failed(&mut self) {
+        self.next = self.log.saturating_add(self.step);
+    }
+
+    /// Pages in the log that are not known to be in the database file.
+    pub(super) fn rest(&self) -> u32 {
+        self.log.saturating_sub(self.moved)
+    }
+
+    /// The size of the log in steps.
+    pub(super) fn steps(&self) -> u32 {
+        self.log / self.step
+    }
+
+    pub(super) fn step(&self) -> u32 {
+        self.step
+    }
+
+    /// Whether a database that `on_connect` has attached needs attempts, too.
+    pub(super) fn has_attached(&self) -> bool {
+        !self.attached.is_empty()
+    }
+}
+
+/// What the log was as another thread began an attempt.
+#[derive(Clone, Copy)]
+pub(super) struct Started {
+    restarts: u32,
+    commits: u32,
+}
+
+impl Started {
+    /// Whether the log has not begun from its start since.
+    pub(super) fn is_same_log(self, now: Self) -> bool {
+        self.restarts == now.restarts
+    }
+}
+
+/// The row of an attempt. Both numbers are `None` if SQLite stopped before it could count.
+pub(super) type Row = (bool, Option<u32>, Option<u32>);
+
+/// Makes one `PASSIVE` attempt on a connection that runs no other SQL.
+pub(super) fn attempt_passive(conn: &Connection) -> rusqlite::Result<Row> {
+    attempt(conn, PASSIVE)
+}
+
+fn attempt(conn: &Connection, pragma: &str) -> rusqlite::Result<Row> {
+    // Not from the statement cache, because a PRAGMA may act when it is prepared.
+    conn.query_row(pragma, [], |row| {
+        let count = |column| row.get::<_, i64>(column).map(|n| u32::try_from(n).ok());
+        Ok((row.get(0)?, count(1)?, count(2)?))
+    })
 }
 
 fn attached_databases(conn: &Connection) -> rusqlite::Result<Vec<String>> {

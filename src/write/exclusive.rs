@@ -27,6 +27,7 @@ impl Writer {
         let Some(job) = self.claim(job, Instant::now()) else {
             return;
         };
+        self.end_side_checkpoints();
         if let Some(error) = self.wal_full().or_else(|| self.refused_by_keeper()) {
             return self.fail(job, error);
         }

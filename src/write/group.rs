@@ -106,17 +106,14 @@ impl Writer {
             }
             if is_slice {
                 joined_from = now;
+                self.side.note_slice(now);
             }
             let full = self.group.len() >= self.options.max_group_size
                 || now - joined_from >= self.options.max_group_time
                 || self.spoiled.is_some()
                 // A job that runs in no savepoint of larder's may have left one open.
                 || self.guard.may_open_savepoint() != had_savepoints;
-            candidate = if alone || full {
-                None
-            } else {
-                self.carried.take().or_else(|| self.queued())
-            };
+            candidate = if alone || full { None } else { self.take_job() };
         }
         self.last_group = self.group.len();
         self.last_used = now;

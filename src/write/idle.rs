@@ -60,7 +60,7 @@ impl Writer {
         }
         let idle = self.last_used + IDLE;
         let is_open = !self.conn.is_autocommit();
-        if is_open || !self.checkpointer.is_empty() || self.may_vacuum(now) {
+        if is_open || self.side.has_thread() || !self.checkpointer.is_empty() || self.may_vacuum(now) {
             return Some(idle);
         }
         self.optimize_due().map(|due| due.max(idle))
@@ -70,6 +70,7 @@ impl Writer {
     pub(super) fn run_idle_maintenance(&mut self) {
         // A transaction whose ROLLBACK failed keeps SQLite's lock from other processes.
         self.roll_back();
+        self.end_side_checkpoints();
         if !self.checkpointer.is_empty() {
             self.checkpoint(Mode::Passive, PATIENCE);
         }

@@ -108,6 +108,9 @@ impl Writer {
 
     /// The checkpoint that is due, if it may be tried now.
     pub(super) fn due_checkpoint(&self) -> Option<Mode> {
+        if self.side.is_running() {
+            return None;
+        }
         let is_ready = |mode| {
             let keeper = self.shared.keeper();
             keeper.is_none_or(|keeper| keeper.is_ready(mode != Mode::Passive))

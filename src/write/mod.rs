@@ -8,7 +8,7 @@
 //!             -> run_job       the first job; then each queued job, in a savepoint
 //!             -> commit        COMMIT
 //!             -> reply         count, publish, then reply to each caller
-//!        -> finish_groups    events; a checkpoint, if due
+//!        -> finish_groups    events; a checkpoint, if due, or a request for one (side_checkpoint.rs)
 //!   close                    readers, statistics, TRUNCATE checkpoint, connection
 //!
 //! run                      a blocking caller: takes the seat if it is free (seat.rs)
@@ -40,12 +40,14 @@ pub(crate) mod context;
 mod exclusive;
 mod foreign_keys;
 mod group;
+mod handover;
 pub(crate) mod held;
 mod idle;
 pub(crate) mod log_keeper;
 mod reset;
 pub(crate) mod seat;
 mod shutdown;
+mod side_checkpoint;
 mod statistics;
 mod wal;
 
@@ -66,6 +68,7 @@ use self::group::{CommitFailure, Members, Ran};
 use self::idle::IdleMaintenance;
 use self::log_keeper::LogKeeper;
 use self::seat::{LONE_GROUPS, Rest, Seat};
+use self::side_checkpoint::SideCheckpoints;
 pub(crate) use self::wal::DatabaseSize;
 use self::wal::Looked;
 use crate::connection::authorizer::SqlGuard;
@@ -201,6 +204,7 @@ pub(crate) struct Writer {
     /// Whether the last group has left a running statement.
     left_running: bool,
     checkpointer: Checkpointer,
+    side: SideCheckpoints,
     /// The current level of `PRAGMA synchronous`.
     durability: Durability,
     deferred_keys: DeferredKeys,
@@ -290,6 +294,7 @@ impl Writer {
             spoiled: None,
             left_running: false,
             checkpointer,
+            side: SideCheckpoints::default(),
             durability,
             deferred_keys: DeferredKeys::default(),
             carried: None,
@@ -394,7 +399,10 @@ impl Writer {
         self.report_slow();
         self.emit_deferred();
         self.take_turn_of_keeper();
-        if let Some(mode) = self.due_checkpoint() {
+        self.take_side_checkpoint();
+        if let Some(mode) = self.due_checkpoint()
+            && !self.hand_over(mode)
+        {
             self.checkpoint(mode, PATIENCE);
             self.run_overdue_maintenance();
             self.emit_deferred();
@@ -412,11 +420,19 @@ impl Writer {
         if queue.is_closed() && self.time_to_close_is_over() {
             return Next::Closed;
         }
-        if let Some(job) = self.carried.take().or_else(|| self.queued()) {
+        if self.shared.queue.is_closed() {
+            // The slices that were held back come before the end.
+            self.finish_side_checkpoint();
+        }
+        if let Some(job) = self.take_next() {
             self.shared.queue.spin().set_hot(true);
             return Next::Job(job);
         }
         let queue = &self.shared.queue;
+        if self.holds_slices() {
+            // It is summoned when the checkpoint is over.
+            return Next::Idle;
+        }
         if queue.is_closed() {
             // A job may have arrived after the check above, but none arrives any more.
             return queue.pop().map_or(Next::Closed, Next::Job);

@@ -25,7 +25,8 @@ impl Writer {
             .closing
             .deadline()
             .unwrap_or_else(|| later(began, self.options.close_timeout));
-        let was_carried = self.discard_rest();
+        self.end_side_checkpoints();
+        let discarded = self.discard_rest();
         if let Some(change) = self.shared.file.look() {
             self.shared.file_changed(&change);
         }
@@ -52,7 +53,7 @@ impl Writer {
         let replicated = shared.keeper().and_then(|keeper| keeper.closed(deadline));
         let report = CloseReport {
             finished: telemetry.counters.finished_closing.get(),
-            never_started: shared.queue.discarded() + u64::from(was_carried),
+            never_started: shared.queue.discarded() + discarded,
             wal_truncated: wal_kept_because.is_none(),
             wal_kept_because,
             replicated: replicated.as_ref().map(|replicated| replicated.because.is_none()),
@@ -77,13 +78,12 @@ impl Writer {
         shared.closing.report(report);
     }
 
-    /// Drops the jobs that were not started, each of which replies `Closed`. Returns whether one was carried over.
-    fn discard_rest(&mut self) -> bool {
-        let carried = self.carried.take();
-        let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
-        drop(carried);
+    /// Drops the jobs that were not started, each of which replies `Closed`. Returns how many had left the queue.
+    fn discard_rest(&mut self) -> u64 {
+        let left = self.carried.take().into_iter().chain(self.side.take_slices());
+        let discarded = left.filter(|job| !job.is_withdrawn()).count() as u64;
         self.shared.queue.discard();
-        was_carried
+        discarded
     }
 
     /// Waits for the reads, then empties the log. Returns the reason if the log is kept.

@@ -88,6 +88,7 @@ impl Writer {
     /// Runs one attempt, unless the keeper of the log (`log_keeper.rs`) does not allow it. Meanwhile the readers' keeper
     /// (`read/keeper/`) holds no snapshot.
     pub(super) fn run_checkpoint(&mut self, mode: Mode, patience: Duration) -> rusqlite::Result<Option<Progress>> {
+        self.finish_side_checkpoint();
         let shared = Arc::clone(&self.shared);
         let keeper = shared.keeper();
         let must = mode != Mode::Passive;
@@ -179,7 +180,7 @@ impl Writer {
         self.guard.as_internal(read).map(i64::unsigned_abs)
     }
 
-    fn note_progress(&self, mode: Mode, progress: Progress) {
+    pub(super) fn note_progress(&self, mode: Mode, progress: Progress) {
         let counters = &self.telemetry.counters;
         let (log, moved) = (u64::from(progress.log), u64::from(progress.moved));
         if progress.finished() {
@@ -219,6 +220,10 @@ impl Writer {
         if primary_code(&error) == Some(ffi::SQLITE_IOERR) {
             return self.poison(&Arc::new(error));
         }
+        self.checkpoint_is_retried(error);
+    }
+
+    pub(super) fn checkpoint_is_retried(&self, error: rusqlite::Error) {
         self.defer(move |path| {
             event!(
                 warn,
@@ -268,6 +273,7 @@ impl Writer {
             );
             return;
         }
+        self.end_side_checkpoints();
         self.roll_back();
         // Without the keeper of the log: what the file has matters more now than how the replica goes on.
         let done = self.checkpointer.run(&self.conn, &self.guard, Mode::Truncate, PATIENCE);
@@ -285,9 +291,17 @@ impl Writer {
 impl Shared {
     /// Poisons the store: the keeper of its log could not sync the log. Returns the event of that.
     pub(crate) fn log_sync_failed(&self, error: &io::Error) -> Option<Deferred> {
-        let marked = wal_resync::mark(&self.path);
         let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
-        let source = rusqlite::Error::SqliteFailure(code, Some(format!("the WAL cannot be synced: {error}")));
+        self.disk_failed(rusqlite::Error::SqliteFailure(
+            code,
+            Some(format!("the WAL cannot be synced: {error}")),
+        ))
+    }
+
+    /// Poisons the store, on another thread than the writer's. Returns the event of that.
+    pub(super) fn disk_failed(&self, source: rusqlite::Error) -> Option<Deferred> {
+        let marked = wal_resync::mark(&self.path);
+        let code = extended_code(&source);
         self.set_poison(Arc::new(source)).then_some(())?;
         Some(Box::new(move |path| {
             if let Err(error) = marked {
@@ -297,7 +311,7 @@ impl Shared {
                 error,
                 "larder::poison",
                 path,
-                { "db.response.status_code" = ffi::SQLITE_IOERR_FSYNC, "error.type" = "poisoned" },
+                { "db.response.status_code" = code, "error.type" = "poisoned" },
                 "the store is poisoned by a disk error: it is read-only until it is reopened"
             );
         }))

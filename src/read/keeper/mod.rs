@@ -17,7 +17,7 @@
 //!   the store's own say nothing.
 //! - **Other writers.** Each tick compares the commits of all processes with the store's own. If another process
 //!   writes, the keeper lets go for a second, twice as long each further time, a minute at most.
-//! - **Checkpoints.** The writer thread takes the lock of the keeper, ends its snapshot, and keeps the lock until the
+//! - **Checkpoints.** The thread that makes one takes the lock of the keeper, ends its snapshot, and keeps the lock until the
 //!   checkpoint is over ([`Readers::stand_aside`]). A flag that reads reset would not do: under overlapping reads some
 //!   read would always begin the keeper again, on the mark that the checkpoint waits for.
 //! - **Not** in an exclusive store, which has no such locks; not where the system has no open-file-description locks,
@@ -27,8 +27,8 @@
 //!
 //! # Locks
 //!
-//! `held` guards the connection. Reads, ticks and the watchdog only try it, so they never wait; the writer thread and a
-//! closing thread wait for at most one renewal, which has no busy time-out. Under it: larder's own SQL on the keeper's
+//! `held` guards the connection. Reads, ticks and the watchdog only try it, so they never wait; the writer thread, the one that makes
+//! checkpoints beside a bulk job, and a closing thread wait for at most one renewal, which has no busy time-out. Under it: larder's own SQL on the keeper's
 //! connection. The connection opens on a timer thread, without the lock. `kept`, `commits` and `next` are hints,
 //! read without it: a stale value costs a read some system calls or one attempt in vain.
 
@@ -288,7 +288,7 @@ impl Readers {
         self.keeper.commits.store(u64::from(commits), Release);
     }
 
-    /// Lets the keeper stand aside while the writer thread runs a checkpoint.
+    /// Lets the keeper stand aside while a checkpoint runs.
     pub(crate) fn stand_aside(&self) -> StandsAside<'_> {
         let mut held = self.keeper.held.lock();
         self.keeper.let_go(&mut held);

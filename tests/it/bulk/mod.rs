@@ -2,6 +2,7 @@
 
 #[cfg(feature = "async")]
 mod awaited;
+pub(crate) mod checkpoints;
 mod copy_from;
 #[cfg(feature = "csv")]
 pub(crate) mod csv;

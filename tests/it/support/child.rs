@@ -29,6 +29,8 @@ type Run = fn(&Task);
 const CHILDREN: &[(&str, Run)] = &[
     ("backup::backups", crate::backup::backups::child),
     ("backup::restore", crate::backup::restore::child),
+    #[cfg(target_os = "linux")]
+    ("bulk::checkpoints", crate::bulk::checkpoints::child),
     #[cfg(feature = "csv")]
     ("bulk::csv", crate::bulk::csv::child),
     ("bulk::inserts", crate::bulk::inserts::child),

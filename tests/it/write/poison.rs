@@ -30,6 +30,7 @@ pub(crate) fn child(task: &child::Task) {
         "a group that does not fit" => group_that_does_not_fit(path),
         "a statement that does not fit" => statement_that_does_not_fit(path),
         "a checkpoint that does not fit" => checkpoint_that_does_not_fit(path),
+        "a checkpoint beside a bulk job that does not fit" => checkpoint_beside_bulk_job_that_does_not_fit(path),
         "a close that does not fit" => close_that_does_not_fit(path),
         "an opening whose log cannot be written again" => opening_whose_log_cannot_be_written_again(path),
         other => panic!("no role {other:?}"),
@@ -223,6 +224,34 @@ fn checkpoint_that_does_not_fit(path: &Path) {
     tell(last);
 }
 
+fn checkpoint_beside_bulk_job_that_does_not_fit(path: &Path) {
+    // As above, by the thread that makes the checkpoints of a bulk job.
+    let store = Options::new().checkpoint_pages(1).mmap_size(0).open(path).unwrap();
+    let last: i64 = store
+        .read(|tx| tx.query_row("SELECT max(id) FROM t", [], |row| row.get(0)))
+        .unwrap();
+    let touch = "UPDATE t SET data = 'touched' WHERE id = ?1";
+    assert_eq!(store.bulk().insert(touch, [(last,)]).run().unwrap().rows, 1);
+    let began = Instant::now();
+    let error = loop {
+        match store.write(|_| Ok(())) {
+            Ok(()) => assert!(began.elapsed() < child::PATIENCE, "the checkpoint has not failed"),
+            Err(error) => break error,
+        }
+    };
+    assert_poisoned(&error);
+    #[cfg(target_os = "linux")]
+    assert!(crate::bulk::checkpoints::has_checkpoint_thread());
+    let again = store.bulk().insert(touch, [(last,)]).run().unwrap_err();
+    assert!(again.to_string().contains("poisoned"), "{again}");
+    let touched = store
+        .read(|tx| tx.exists("SELECT 1 FROM t WHERE id = ?1 AND data = 'touched'", [last]))
+        .unwrap();
+    assert!(touched);
+    assert_log_is_kept(&store, path);
+    tell(last);
+}
+
 fn close_that_does_not_fit(path: &Path) {
     // As above, with the first checkpoint at the close.
     let store = Options::new().mmap_size(0).open(path).unwrap();
@@ -365,6 +394,11 @@ fn failed_checkpoint_poisons_and_log_keeps_rows() {
 }
 
 #[test]
+fn failed_checkpoint_beside_bulk_job_poisons_and_log_keeps_rows() {
+    a_row_past_the_limit_is_recovered("a checkpoint beside a bulk job that does not fit");
+}
+
+#[test]
 fn failed_checkpoint_at_close_keeps_the_log() {
     a_row_past_the_limit_is_recovered("a close that does not fit");
 }
@@ -386,6 +420,7 @@ fn poisoned_store_leaves_marker_and_next_rewrites_log() {
     for role in [
         "write until the disk fails",
         "a checkpoint that does not fit",
+        "a checkpoint beside a bulk job that does not fit",
         "a close that does not fit",
     ] {
         let (_folder, path) = database();

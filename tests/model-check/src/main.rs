@@ -2,7 +2,7 @@
 //!
 //! It includes larder's own files by their paths: the folder `queue/`, `write/closing.rs`, `write/context.rs` and
 //! `read/context.rs` (the contents of the queues), `write/held.rs` (the replies that wait for the replica),
-//! `write/seat.rs` (whose turn it is to write, and the writer thread), `read/worker.rs` (the work of a reader thread), `read/row_channel.rs`
+//! `write/seat.rs` (whose turn it is to write, and the writer thread), `write/handover.rs` (checkpoints beside bulk jobs), `read/worker.rs` (the work of a reader thread), `read/row_channel.rs`
 //! (the rows of a stream) and `store/futures.rs`; and the fence between two primaries with what uses it: `replica/fence.rs`, `upload.rs`, `enter.rs`,
 //! `levels/retain.rs`, `levels/rules.rs` and `storage/listing.rs`. They take threads, locks, atomics and the time from
 //! `sync.rs`. This crate has another `sync.rs`, in which [shuttle](https://docs.rs/shuttle) decides at each step which
@@ -31,6 +31,7 @@
 //! - A read sees every write that was acknowledged before the read was submitted.
 //! - While a job waits, at least one worker will wake, even if the awake ones are stuck.
 //! - A task whose reply is ready is woken without a timer, unless a reader thread is stuck.
+//! - A slice that waits for a checkpoint of another thread runs once that is over, or its job learns that the store closed.
 //! - A stream's task is woken for each row that it waits for, and for the end, without a timer; its rows come once and in
 //!   order; and it never looks complete if it was cut off.
 //! - After the close no queue has a job left, and every closure has been dropped, once.

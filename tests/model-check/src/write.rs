@@ -1,6 +1,7 @@
 //! In place of larder's writer: the same steps in the seat, with an in-memory log instead of SQLite.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::mem;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,7 @@ use crate::queue::job::{Job, Resolution, Scope};
 use crate::queue::pending::Queue;
 use crate::read::Readers;
 use crate::store::Shared;
-use crate::sync::{Arc, Instant};
+use crate::sync::{Arc, Instant, thread};
 use crate::time::one_in;
 use crate::transaction::WriteTx;
 use crate::write::closing::CloseReport;
@@ -25,6 +26,8 @@ pub(crate) mod closing;
 #[expect(dead_code, reason = "no write of the model has a time limit")]
 #[path = "../../../src/write/context.rs"]
 pub(crate) mod context;
+#[path = "../../../src/write/handover.rs"]
+mod handover;
 #[expect(dead_code, reason = "larder's tasks ask for more than the model does")]
 #[path = "../../../src/write/held.rs"]
 pub(crate) mod held;
@@ -32,6 +35,7 @@ pub(crate) mod held;
 pub(crate) mod seat;
 
 use context::{Exclusive, Grouped, WriteJob};
+use handover::Handover;
 use seat::{LONE_GROUPS, Rest};
 
 const GROUP_JOBS: usize = 3;
@@ -47,6 +51,13 @@ pub(crate) struct Writer {
     /// The writes of the group's jobs.
     open: RefCell<Vec<Id>>,
     checkpoint_is_due: bool,
+    /// Checkpoints on a thread of their own. In half of the schedules there are none.
+    uses_side: bool,
+    side: Option<Arc<Handover<()>>>,
+    side_runs: bool,
+    /// At random: whether slices wait for the checkpoint that runs.
+    holds: bool,
+    slices: VecDeque<WriteJob>,
     /// At random, where larder counts groups.
     serves_lone_caller: bool,
     last_used: Instant,
@@ -69,6 +80,15 @@ enum Next {
     Closed,
 }
 
+impl Drop for Writer {
+    /// Also after a panic in the seat, which waits for nothing.
+    fn drop(&mut self) {
+        if let Some(side) = &self.side {
+            side.end();
+        }
+    }
+}
+
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, readers: Arc<Readers>, log: Arc<Log>) -> Self {
         Self {
@@ -80,6 +100,11 @@ impl Writer {
             group: Vec::new(),
             open: RefCell::default(),
             checkpoint_is_due: false,
+            uses_side: one_in(2),
+            side: None,
+            side_runs: false,
+            holds: false,
+            slices: VecDeque::new(),
             serves_lone_caller: LONE_GROUPS > 0,
             last_used: Instant::now(),
             maintained: true,
@@ -89,7 +114,10 @@ impl Writer {
 
     fn work(&mut self) -> Rest {
         loop {
-            if mem::take(&mut self.checkpoint_is_due) {
+            self.take_side_checkpoint();
+            if self.side_runs {
+                // The next one waits for it.
+            } else if mem::take(&mut self.checkpoint_is_due) && !self.hand_over() {
                 self.shared.queue.spin().blocking_section(|| self.log.checkpoint());
             }
             match self.next() {
@@ -115,7 +143,7 @@ impl Writer {
 
     fn run_here(&mut self, job: Job<Grouped>) -> bool {
         self.commit_group(job, 1);
-        self.carried.is_some() || self.checkpoint_is_due
+        self.carried.is_some() || self.checkpoint_is_due && !self.side_runs
     }
 
     fn admits_caller(&self) -> bool {
@@ -127,11 +155,17 @@ impl Writer {
         if queue.is_closed() && self.time_to_close_is_over() {
             return Next::Closed;
         }
-        if let Some(job) = self.carried.take().or_else(|| self.queued()) {
+        if self.shared.queue.is_closed() {
+            self.finish_side_checkpoint();
+        }
+        if let Some(job) = self.take_next() {
             self.shared.queue.spin().set_hot(true);
             return Next::Job(job);
         }
         let queue = &self.shared.queue;
+        if self.holds_slices() {
+            return Next::Idle;
+        }
         if queue.is_closed() {
             return queue.pop().map_or(Next::Closed, Next::Job);
         }
@@ -140,6 +174,72 @@ impl Writer {
             return Next::Idle;
         }
         queue.spin().spin_for_job(|| queue.pop()).map_or(Next::Idle, Next::Job)
+    }
+
+    fn hand_over(&mut self) -> bool {
+        if !self.uses_side || one_in(3) {
+            return false;
+        }
+        let side = self.side.get_or_insert_with(|| {
+            let side = Arc::new(Handover::new());
+            let (its_side, shared, log) = (Arc::clone(&side), Arc::clone(&self.shared), Arc::clone(&self.log));
+            let serve = move || {
+                while its_side.next() {
+                    log.checkpoint();
+                    its_side.done(());
+                    shared.queue.summon();
+                }
+            };
+            thread::Builder::new().spawn(serve).expect("the model starts threads");
+            side
+        });
+        side.ask();
+        self.side_runs = true;
+        self.holds = one_in(2);
+        true
+    }
+
+    fn take_side_checkpoint(&mut self) {
+        if self.side_runs && self.side.as_ref().is_some_and(|side| side.take().is_some()) {
+            self.side_runs = false;
+        }
+    }
+
+    fn finish_side_checkpoint(&mut self) {
+        if self.side_runs {
+            let done = self.side.as_ref().and_then(|side| side.wait());
+            assert_eq!(done, Some(()), "a checkpoint that runs has a result");
+            self.side_runs = false;
+        }
+    }
+
+    fn end_side_checkpoints(&mut self) {
+        self.finish_side_checkpoint();
+        if let Some(side) = self.side.take() {
+            side.end();
+        }
+    }
+
+    fn holds_slices(&self) -> bool {
+        self.side_runs && self.holds
+    }
+
+    fn take_job(&mut self) -> Option<WriteJob> {
+        loop {
+            match self.carried.take().or_else(|| self.queued())? {
+                WriteJob::Grouped(job) if job.order().is_slice && self.holds_slices() => {
+                    self.slices.push_back(job.into());
+                }
+                other => return Some(other),
+            }
+        }
+    }
+
+    fn take_next(&mut self) -> Option<WriteJob> {
+        if self.carried.is_none() && !self.slices.is_empty() && !self.holds_slices() {
+            return self.slices.pop_front();
+        }
+        self.take_job()
     }
 
     fn queued(&self) -> Option<WriteJob> {
@@ -171,7 +271,7 @@ impl Writer {
             candidate = if alone || most == 1 || self.group.len() >= most {
                 None
             } else {
-                self.carried.take().or_else(|| self.queued())
+                self.take_job()
             };
         }
         if !self.group.is_empty() {
@@ -218,6 +318,7 @@ impl Writer {
 
     fn run_exclusive(&mut self, job: Job<Exclusive>) {
         if let Some(job) = self.claim(job, Instant::now()) {
+            self.end_side_checkpoints();
             let _ = job.run(self);
             job.finish(Resolution::Own);
         }
@@ -253,15 +354,15 @@ impl Writer {
     }
 
     pub(crate) fn close(mut self) {
-        let carried = self.carried.take();
-        let was_carried = carried.as_ref().is_some_and(|job| !job.is_withdrawn());
-        drop(carried);
+        self.end_side_checkpoints();
+        let left = self.carried.take().into_iter().chain(mem::take(&mut self.slices));
+        let discarded = left.filter(|job| !job.is_withdrawn()).count() as u64;
         self.shared.queue.discard();
         self.readers.close();
         self.shared.replica.closed();
         self.shared.closing.report(CloseReport {
             finished: 0,
-            never_started: self.shared.queue.discarded() + u64::from(was_carried),
+            never_started: self.shared.queue.discarded() + discarded,
             wal_truncated: true,
             wal_kept_because: None,
             replicated: None,

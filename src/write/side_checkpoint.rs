@@ -1,0 +1,382 @@
+//! Checkpoints on a thread of their own while a bulk job runs, so that other writes do not wait for them.
+//!
+//! A checkpoint of 1000 pages takes 5 to 30 ms. On the writer thread every write waits for it. During a bulk job one is
+//! due every few slices, so these waits are the longest that its other callers see. A `PASSIVE` checkpoint takes no lock
+//! that a commit needs ("Checkpoint as many frames as possible without waiting for any database readers or writers to
+//! finish", <https://sqlite.org/c3ref/wal_checkpoint_v2.html>), so it can run beside commits, on a connection of its own.
+//!
+//! ```text
+//! the writer thread                                        larder-checkpoint
+//!   finish_groups: a checkpoint is due, a bulk job runs
+//!     hand_over      ------------------------------------>   opens its connection, at the first request
+//!   serves writes, and slices while the log is short         PRAGMA wal_checkpoint(PASSIVE)
+//!                                                            on a disk error: poisons the store
+//!     take_side_checkpoint  <-----------------------------   leaves the result, summons the writer thread
+//!   moves the last few pages itself: the log starts over
+//! ```
+//!
+//! # Who owns what
+//!
+//! The thread owns its connection, which runs no SQL but this PRAGMA: no user's SQL, no `on_connect`. It lives from the
+//! first checkpoint that is due during a bulk job until no slice has come for [`BULK`] and the store is idle or the next
+//! checkpoint is due. One request at a time goes through `handover.rs`. All bookkeeping (`checkpointer.rs`, counters,
+//! events) is the writer thread's. Two checkpoints never run at once: [`Writer::finish_side_checkpoint`] waits for the
+//! thread before the writer thread makes any checkpoint itself.
+//!
+//! # The log starts over
+//!
+//! A commit writes the log from its start only if all of it has been moved. Writes beside the checkpoint leave a rest.
+//! So while the log has fewer than [`DRAINS_FROM`] steps (`Options::checkpoint_pages`), slices go on beside the
+//! checkpoints. From there on the log is *drained*: slices wait in [`SideCheckpoints::slices`], other writes go on, and
+//! once the rest is small the writer thread moves it itself. A log that grows to [`HOLDS_FROM`] steps holds slices back
+//! in any case, and above `wal_limit` the writer thread makes a `RESTART`, as without a bulk job. If a reader keeps a
+//! checkpoint from its end, slices are not held back for it.
+//!
+//! # Errors
+//!
+//! An I/O error poisons the store *on this thread*, before the result is handed back, so no later checkpoint repeats a
+//! failed sync, and a commit that returns after it is not acknowledged (`Writer::commit_transaction`). Linux also reports
+//! a failed sync to each descriptor of the file, so a commit of `FULL` that comes in between fails by itself. Any other
+//! error (a full disk) is retried when the log has grown, as on the writer thread. If the connection cannot be opened,
+//! the writer thread makes the checkpoints as without a bulk job. A panic goes on, on the writer thread, and ends the store.
+//!
+//! # Closing, exclusive jobs, and others
+//!
+//! - **Closing** waits for the running checkpoint, as it would for its own; the caller of `close` waits for its deadline at
+//!   most. Then the thread ends, and its connection is closed before the writing one. Slices that were held back run, or
+//!   reply `Closed` once the time is over.
+//! - **Exclusive jobs** (a migration's step, `VACUUM`), saving the log of a file that has lost its name, and idle
+//!   maintenance end the thread first.
+//! - **The readers' keeper** stands aside for the time of the checkpoint, as for any.
+//! - **Not** with `Checkpoints::Left`; not with a replica, whose log may restart only behind a seal (`log_keeper.rs`); not
+//!   where `on_connect` attaches a database, whose log the same attempt moves.
+//! - **A fork** leaves the child with the writer's memory and without this thread; it uses neither.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rusqlite::ffi;
+
+use super::checkpointer::{Mode, PATIENCE, Row, Started, attempt_passive};
+use super::context::WriteJob;
+use super::handover::Handover;
+use super::{Deferred, Shared, Writer};
+use crate::connection::{CheckpointConnection, open_for_checkpoints};
+use crate::error::{Error, primary_code};
+use crate::options::{Checkpoints, Settings};
+use crate::queue::pending::Queue;
+use crate::read::Readers;
+use crate::telemetry::event::event;
+
+/// How long after its last slice a bulk job counts as running.
+const BULK: Duration = Duration::from_secs(1);
+
+/// Steps of the log from which it is drained.
+const DRAINS_FROM: u32 = 4;
+
+/// Steps of the log from which slices wait for the checkpoint that runs.
+const HOLDS_FROM: u32 = 6;
+
+/// Checkpoints by this thread in a row while the log is drained. The writer thread moves what is left then.
+const ROUNDS: u32 = 4;
+
+/// The part of a step that the writer thread moves itself.
+const SMALL: u32 = 8;
+
+/// The writer's side.
+#[derive(Default)]
+pub(super) struct SideCheckpoints {
+    thread: Option<CheckpointThread>,
+    /// Of the checkpoint that runs.
+    started: Option<Started>,
+    /// Whether slices wait until the log starts over.
+    drains: bool,
+    /// Checkpoints since it is drained.
+    rounds: u32,
+    /// Slices that wait, in the order of their arrival.
+    slices: VecDeque<WriteJob>,
+    last_slice: Option<Instant>,
+    /// Whether its connection could not be opened.
+    is_unusable: bool,
+}
+
+struct CheckpointThread {
+    handover: Arc<Handover<Outcome>>,
+    /// Taken as it ends.
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The result of a checkpoint.
+enum Outcome {
+    Moved(Row),
+    /// The store was poisoned already.
+    Nothing,
+    NotOpened(Error),
+    Failed(rusqlite::Error),
+    /// The store is poisoned now. Its event, unless it was so before.
+    Poisoned(Option<Deferred>),
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl SideCheckpoints {
+    pub(super) fn is_running(&self) -> bool {
+        self.started.is_some()
+    }
+
+    pub(super) fn has_thread(&self) -> bool {
+        self.thread.is_some()
+    }
+
+    pub(super) fn note_slice(&mut self, now: Instant) {
+        self.last_slice = Some(now);
+    }
+
+    /// The slices that wait, for closing.
+    pub(super) fn take_slices(&mut self) -> VecDeque<WriteJob> {
+        std::mem::take(&mut self.slices)
+    }
+
+    fn bulk_runs(&self) -> bool {
+        self.last_slice.is_some_and(|last| last.elapsed() < BULK)
+    }
+
+    fn stop_draining(&mut self) {
+        self.drains = false;
+        self.rounds = 0;
+    }
+}
+
+impl Writer {
+    /// Whether slices wait for a checkpoint.
+    pub(super) fn holds_slices(&self) -> bool {
+        self.side.is_running() && (self.side.drains || self.checkpointer.steps() >= HOLDS_FROM)
+    }
+
+    /// The next job: one that was carried over, or the first in the queue. A slice waits if it has to.
+    pub(super) fn take_job(&mut self) -> Option<WriteJob> {
+        loop {
+            let job = self.carried.take().or_else(|| self.queued())?;
+            match job {
+                WriteJob::Grouped(job) if job.order().is_slice && self.holds_slices() => {
+                    self.side.slices.push_back(job.into());
+                }
+                other => return Some(other),
+            }
+        }
+    }
+
+    /// The first job of the next group. A slice that has waited was there before those in the queue.
+    pub(super) fn take_next(&mut self) -> Option<WriteJob> {
+        if self.carried.is_none() && !self.side.slices.is_empty() && !self.holds_slices() {
+            return self.side.slices.pop_front();
+        }
+        self.take_job()
+    }
+
+    /// Has the thread make the checkpoint that is due. Returns false if the writer thread is to make it.
+    pub(super) fn hand_over(&mut self, mode: Mode) -> bool {
+        if self.shared.poison.get().is_some() {
+            return false;
+        }
+        if !self.side.bulk_runs() {
+            self.end_side_checkpoints();
+            return false;
+        }
+        let hands_over = mode == Mode::Passive
+            && !self.side.is_unusable
+            && !self.checkpointer.has_attached()
+            && self.shared.keeper().is_none()
+            && self.options.checkpoints != Checkpoints::Left;
+        if !hands_over {
+            self.side.stop_draining();
+            return false;
+        }
+        self.side.drains |= self.checkpointer.steps() >= DRAINS_FROM;
+        self.side.rounds += u32::from(self.side.drains);
+        let is_small = self.checkpointer.rest() <= self.checkpointer.step() / SMALL;
+        if self.side.drains && (is_small || self.side.rounds > ROUNDS) {
+            self.side.stop_draining();
+            return false;
+        }
+        let started = self.checkpointer.started();
+        match self.checkpoint_thread() {
+            Ok(thread) => thread.handover.ask(),
+            Err(_) => {
+                self.side.is_unusable = true;
+                self.side.stop_draining();
+                return false;
+            }
+        }
+        self.side.started = Some(started);
+        true
+    }
+
+    fn checkpoint_thread(&mut self) -> std::io::Result<&CheckpointThread> {
+        match &mut self.side.thread {
+            Some(thread) => Ok(thread),
+            none => {
+                let started = CheckpointThread::start(&self.shared, &self.readers, &self.options)?;
+                Ok(none.insert(started))
+            }
+        }
+    }
+
+    /// Takes the result of a checkpoint that is over.
+    pub(super) fn take_side_checkpoint(&mut self) {
+        if self.side.is_running()
+            && let Some(thread) = &self.side.thread
+            && let Some(outcome) = thread.handover.take()
+        {
+            self.side_checkpoint_ended(outcome);
+        }
+    }
+
+    /// Waits for the checkpoint that runs, if one does.
+    pub(super) fn finish_side_checkpoint(&mut self) {
+        if !self.side.is_running() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let thread = self.side.thread.as_ref();
+        let outcome = shared
+            .queue
+            .spin()
+            .blocking_section(|| thread.and_then(|thread| thread.handover.wait()));
+        if let Some(outcome) = outcome {
+            self.side_checkpoint_ended(outcome);
+        }
+    }
+
+    /// Waits for the checkpoint that runs, and ends the thread.
+    pub(super) fn end_side_checkpoints(&mut self) {
+        self.finish_side_checkpoint();
+        self.side.stop_draining();
+        self.side.is_unusable = false;
+        if let Some(mut thread) = self.side.thread.take() {
+            thread.end();
+        }
+    }
+
+    fn side_checkpoint_ended(&mut self, outcome: Outcome) {
+        let Some(started) = self.side.started.take() else {
+            return;
+        };
+        match outcome {
+            Outcome::Moved(row) => {
+                let is_same = started.is_same_log(self.checkpointer.started());
+                let progress = self.checkpointer.note_beside(started, row, self.side.drains);
+                if !is_same || !progress.finished() || self.checkpointer.is_empty() {
+                    self.side.stop_draining();
+                }
+                // As in `checkpoint`.
+                self.telemetry.counters.wal_bytes.set(self.checkpointer.bytes());
+                self.look_at_file();
+                self.note_progress(Mode::Passive, progress);
+                return;
+            }
+            Outcome::Nothing => self.checkpointer.beside_failed(),
+            Outcome::NotOpened(error) => {
+                self.side.is_unusable = true;
+                self.defer(move |path| {
+                    event!(
+                        debug,
+                        "larder::checkpoint",
+                        path,
+                        { %error },
+                        "the connection for checkpoints beside a bulk job could not be opened, so other writes wait for them"
+                    );
+                });
+            }
+            Outcome::Failed(error) => {
+                self.checkpointer.beside_failed();
+                self.checkpoint_is_retried(error);
+            }
+            Outcome::Poisoned(event) => {
+                self.checkpointer.beside_failed();
+                self.deferred.borrow_mut().extend(event);
+            }
+            Outcome::Panicked(bug) => resume_unwind(bug),
+        }
+        self.side.stop_draining();
+    }
+}
+
+impl CheckpointThread {
+    fn start(shared: &Arc<Shared>, readers: &Arc<Readers>, options: &Settings) -> std::io::Result<Self> {
+        let handover = Arc::new(Handover::new());
+        let server = Server {
+            shared: Arc::clone(shared),
+            readers: Arc::clone(readers),
+            options: options.clone(),
+            handover: Arc::clone(&handover),
+        };
+        let thread = thread::Builder::new().name("larder-checkpoint".into());
+        let thread = thread.spawn(move || server.serve())?;
+        Ok(Self {
+            handover,
+            thread: Some(thread),
+        })
+    }
+
+    /// Ends the idle thread, and waits until it has closed its connection.
+    fn end(&mut self) {
+        self.handover.end();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for CheckpointThread {
+    /// After a panic of the writer's: waits for nothing.
+    fn drop(&mut self) {
+        self.handover.end();
+    }
+}
+
+/// The thread.
+struct Server {
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    options: Settings,
+    handover: Arc<Handover<Outcome>>,
+}
+
+impl Server {
+    fn serve(self) {
+        let mut connection = None;
+        while self.handover.next() {
+            let attempt = catch_unwind(AssertUnwindSafe(|| self.attempt(&mut connection)));
+            self.handover.done(attempt.unwrap_or_else(Outcome::Panicked));
+            self.shared.queue.summon();
+        }
+    }
+
+    fn attempt(&self, connection: &mut Option<CheckpointConnection>) -> Outcome {
+        if self.shared.poison.get().is_some() {
+            return Outcome::Nothing;
+        }
+        let connection = match connection {
+            Some(connection) => connection,
+            none => match open_for_checkpoints(&self.shared.file, &self.options, PATIENCE) {
+                Ok(opened) => none.insert(opened),
+                Err(error) => return Outcome::NotOpened(error),
+            },
+        };
+        let done = {
+            let _aside = self.readers.stand_aside();
+            attempt_passive(connection.conn())
+        };
+        match done {
+            Ok(row) => Outcome::Moved(row),
+            Err(error) if primary_code(&error) == Some(ffi::SQLITE_IOERR) => {
+                Outcome::Poisoned(self.shared.disk_failed(error))
+            }
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+}
