@@ -363,9 +363,10 @@ impl Checkpointer {
         self.log.saturating_sub(self.moved)
     }
 
-    /// The size of the log in steps.
-    pub(super) fn steps(&self) -> u32 {
-        self.log / self.step
+    /// Whether the log has as many steps, or as many eighths of its limit.
+    pub(super) fn has_reached(&self, steps: u32, eighths: u64) -> bool {
+        let of_limit = self.limit / self.frame * eighths / 8;
+        u64::from(self.log) >= of_limit.min(u64::from(self.step) * u64::from(steps))
     }
 
     pub(super) fn step(&self) -> u32 {

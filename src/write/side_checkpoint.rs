@@ -9,7 +9,7 @@
 //! the writer thread                                        larder-checkpoint
 //!   finish_groups: a checkpoint is due, a bulk job runs
 //!     hand_over      ------------------------------------>   opens its connection, at the first request
-//!   serves writes, and slices while the log is short         PRAGMA wal_checkpoint(PASSIVE)
+//!   serves writes, and slices while the log is short         PRAGMA wal_checkpoint(PASSIVE), a sync of the database
 //!                                                            on a disk error: poisons the store
 //!     take_side_checkpoint  <-----------------------------   leaves the result, summons the writer thread
 //!   moves the last few pages itself: the log starts over
@@ -26,9 +26,9 @@
 //! # The log starts over
 //!
 //! A commit writes the log from its start only if all of it has been moved. Writes beside the checkpoint leave a rest.
-//! So while the log has fewer than [`DRAINS_FROM`] steps (`Options::checkpoint_pages`), slices go on beside the
+//! So while the log has fewer than [`DRAINS_FROM`] steps (`Options::checkpoint_pages`) and half of `wal_limit`, slices go on beside the
 //! checkpoints. From there on the log is *drained*: slices wait in [`SideCheckpoints::slices`], other writes go on, and
-//! once the rest is small the writer thread moves it itself. A log that grows to [`HOLDS_FROM`] steps holds slices back
+//! once the rest is small the writer thread moves it itself. A log that grows to [`HOLDS_FROM`] holds slices back
 //! in any case, and above `wal_limit` the writer thread makes a `RESTART`, as without a bulk job. If a reader keeps a
 //! checkpoint from its end, slices are not held back for it.
 //!
@@ -75,11 +75,11 @@ use crate::telemetry::event::event;
 /// How long after its last slice a bulk job counts as running.
 const BULK: Duration = Duration::from_secs(1);
 
-/// Steps of the log from which it is drained.
-const DRAINS_FROM: u32 = 4;
+/// Steps of the log from which it is drained, or eighths of `wal_limit`.
+const DRAINS_FROM: (u32, u64) = (4, 4);
 
-/// Steps of the log from which slices wait for the checkpoint that runs.
-const HOLDS_FROM: u32 = 6;
+/// The same from which slices wait for the checkpoint that runs.
+const HOLDS_FROM: (u32, u64) = (6, 6);
 
 /// Checkpoints by this thread in a row while the log is drained. The writer thread moves what is left then.
 const ROUNDS: u32 = 4;
@@ -153,7 +153,7 @@ impl SideCheckpoints {
 impl Writer {
     /// Whether slices wait for a checkpoint.
     pub(super) fn holds_slices(&self) -> bool {
-        self.side.is_running() && (self.side.drains || self.checkpointer.steps() >= HOLDS_FROM)
+        self.side.is_running() && (self.side.drains || self.checkpointer.has_reached(HOLDS_FROM.0, HOLDS_FROM.1))
     }
 
     /// The next job: one that was carried over, or the first in the queue. A slice waits if it has to.
@@ -195,7 +195,7 @@ impl Writer {
             self.side.stop_draining();
             return false;
         }
-        self.side.drains |= self.checkpointer.steps() >= DRAINS_FROM;
+        self.side.drains |= self.checkpointer.has_reached(DRAINS_FROM.0, DRAINS_FROM.1);
         self.side.rounds += u32::from(self.side.drains);
         let is_small = self.checkpointer.rest() <= self.checkpointer.step() / SMALL;
         if self.side.drains && (is_small || self.side.rounds > ROUNDS) {
@@ -356,6 +356,18 @@ impl Server {
         }
     }
 
+    /// Without this, the writer thread would sync all pages that were moved: SQLite leaves it to the attempt that reaches
+    /// the end of the log. It proves nothing, since that attempt syncs again; but where it fails, no other may.
+    fn sync_database(&self) -> rusqlite::Result<()> {
+        let Some(database) = self.shared.file.database_file() else {
+            return Ok(());
+        };
+        database.sync_data().map_err(|error| {
+            let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
+            rusqlite::Error::SqliteFailure(code, Some(format!("the database cannot be synced: {error}")))
+        })
+    }
+
     fn attempt(&self, connection: &mut Option<CheckpointConnection>) -> Outcome {
         if self.shared.poison.get().is_some() {
             return Outcome::Nothing;
@@ -371,7 +383,7 @@ impl Server {
             let _aside = self.readers.stand_aside();
             attempt_passive(connection.conn())
         };
-        match done {
+        match done.and_then(|row| self.sync_database().map(|()| row)) {
             Ok(row) => Outcome::Moved(row),
             Err(error) if primary_code(&error) == Some(ffi::SQLITE_IOERR) => {
                 Outcome::Poisoned(self.shared.disk_failed(error))

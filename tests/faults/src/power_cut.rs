@@ -268,13 +268,14 @@ pub fn operations(rng: &mut Rng) -> Vec<Op> {
     };
     let mut ops = vec![Op::Open];
     for _ in 0..rng.usize(4..24) {
-        match rng.u32(0..24) {
+        match rng.u32(0..25) {
             0..11 => ops.push(Op::Write(job(rng))),
             11..18 => ops.push(Op::Group((0..rng.usize(1..7)).map(|_| job(rng)).collect())),
             18 => ops.push(Op::Read),
             19 => ops.push(Op::Pin),
             20 | 21 => ops.push(Op::Unpin),
             22 => ops.push(Op::Close),
+            23 => ops.push(Op::Bulk),
             _ => ops.push(Op::Drop),
         }
     }

@@ -264,6 +264,21 @@ pub const SCRIPTS: &[Script] = &[
         during: |jobs| vec![one(jobs.large()), one(jobs.plain()), one(jobs.plain())],
     },
     Script {
+        name: "bulk",
+        base: Base::Closed,
+        settings: |settings| settings.checkpoint_pages = 4,
+        before: |jobs| [opened(jobs), vec![Op::Bulk]].concat(),
+        during: |jobs| {
+            vec![
+                one(jobs.plain()),
+                one(jobs.large()),
+                Op::Bulk,
+                one(jobs.plain()),
+                one(jobs.full()),
+            ]
+        },
+    },
+    Script {
         name: "restart",
         base: Base::Closed,
         settings: |settings| (settings.checkpoint_pages, settings.wal_limit) = (4, 64 << 10),

@@ -202,7 +202,8 @@ pub struct Hit {
     pub class: Class,
     pub thread: String,
     /// Whether this call, or a later one, was SQLite's on the writer thread while no write was running: in a
-    /// checkpoint, or in BEGIN, which poisons nothing; or a sync of the log for a replica.
+    /// checkpoint, or in BEGIN, which poisons nothing; or one on the thread of checkpoints beside a bulk job; or a sync of
+    /// the log for a replica.
     pub in_checkpoint: bool,
 }
 
@@ -342,8 +343,10 @@ impl Disk {
         }
         let thread = thread::current().name().unwrap_or("?").to_owned();
         let idle = thread == "larder-writer" && self.running.load(Ordering::SeqCst) == 0;
-        // larder itself syncs the log for a replica.
-        let in_checkpoint = idle && !call.is_larders_own() || call == Call::SyncFile && class == Class::Wal;
+        // larder itself syncs the log for a replica, and the database after a checkpoint beside a bulk job.
+        let own_sync = call == Call::SyncFile && matches!(class, Class::Wal | Class::Database);
+        let beside_bulk = thread == "larder-checkpoint" && !call.is_larders_own();
+        let in_checkpoint = idle && !call.is_larders_own() || beside_bulk || own_sync;
         let hit = state.hit.get_or_insert(Hit {
             call,
             class,

@@ -39,6 +39,8 @@ pub enum Op {
     /// Writes that are queued together while the writer is busy, so that it takes them into one group, as far as they
     /// fit.
     Group(Vec<Job>),
+    /// A bulk job of one row, whose statement changes nothing. For a second after it, another thread makes the checkpoints.
+    Bulk,
     Read,
     /// Begins a read that stays open.
     Pin,
@@ -174,6 +176,10 @@ impl Run {
                 self.open();
                 self.group(jobs);
             }
+            Op::Bulk => {
+                self.open();
+                self.bulk();
+            }
             Op::Read => {
                 self.open();
                 self.read();
@@ -292,6 +298,12 @@ impl Run {
     fn drop_store(&mut self) {
         self.unpin();
         self.store = None;
+    }
+
+    fn bulk(&mut self) {
+        let Some(store) = &self.store else { return };
+        // It may fail, as any write may, and has changed nothing.
+        let _ = store.bulk().insert("DELETE FROM entry WHERE n = ?1", [(-1,)]).run();
     }
 
     fn read(&mut self) {
