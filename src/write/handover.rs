@@ -6,6 +6,8 @@
 //! is made and notified under the lock, and a wait looks at the state before it sleeps: no wake-up is lost. An end that
 //! comes during a request lets the request end first.
 
+use std::time::Duration;
+
 use crate::runtime::sync::{Condvar, Mutex};
 
 pub(super) struct Handover<R> {
@@ -56,6 +58,16 @@ impl<R> Handover<R> {
             state = self.changed.wait(state);
         }
         state.take()
+    }
+
+    /// For the writer thread: waits for the result for at most that long, and leaves it. Returns whether no request runs.
+    pub(super) fn is_over_within(&self, time: Duration) -> bool {
+        let mut state = self.state.lock();
+        let runs = |state: &State<R>| matches!(state.stage, Stage::Asked | Stage::Running);
+        if runs(&state) {
+            (state, _) = self.changed.wait_timeout(state, time);
+        }
+        !runs(&state)
     }
 
     /// For the writer thread: no request follows.

@@ -38,7 +38,8 @@
 //! failed sync, and a commit that returns after it is not acknowledged (`Writer::commit_transaction`). Linux also reports
 //! a failed sync to each descriptor of the file, so a commit of `FULL` that comes in between fails by itself. Any other
 //! error (a full disk) is retried when the log has grown, as on the writer thread. If the connection cannot be opened,
-//! the writer thread makes the checkpoints as without a bulk job. A panic goes on, on the writer thread, and ends the store.
+//! the writer thread makes the checkpoints as without a bulk job. If a COMMIT poisons the store, the writer thread
+//! interrupts the checkpoint and waits for it before any caller learns of the poison. A panic goes on, on the writer thread, and ends the store.
 //!
 //! # Closing, exclusive jobs, and others
 //!
@@ -55,11 +56,11 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rusqlite::ffi;
+use rusqlite::{InterruptHandle, ffi};
 
 use super::checkpointer::{Mode, PATIENCE, Row, Started, attempt_passive};
 use super::context::WriteJob;
@@ -84,6 +85,9 @@ const HOLDS_FROM: (u32, u64) = (6, 6);
 /// Checkpoints by this thread in a row while the log is drained. The writer thread moves what is left then.
 const ROUNDS: u32 = 4;
 
+/// The time between two interrupts of a checkpoint that is to stop.
+const INTERRUPTS: Duration = Duration::from_millis(1);
+
 /// The part of a step that the writer thread moves itself.
 const SMALL: u32 = 8;
 
@@ -106,6 +110,8 @@ pub(super) struct SideCheckpoints {
 
 struct CheckpointThread {
     handover: Arc<Handover<Outcome>>,
+    /// Of its connection, once that is open.
+    interrupt: Arc<OnceLock<InterruptHandle>>,
     /// Taken as it ends.
     thread: Option<JoinHandle<()>>,
 }
@@ -251,6 +257,19 @@ impl Writer {
         }
     }
 
+    /// For a store that is poisoned now: has the checkpoint that runs end before its next page, and waits for that, so that
+    /// the files are left alone once a caller knows of the poison. An interrupt that comes before the PRAGMA is lost.
+    pub(super) fn stop_side_checkpoint(&self) {
+        let Some(thread) = self.side.thread.as_ref().filter(|_| self.side.is_running()) else {
+            return;
+        };
+        while !thread.handover.is_over_within(INTERRUPTS) {
+            if let Some(handle) = thread.interrupt.get() {
+                handle.interrupt();
+            }
+        }
+    }
+
     /// Waits for the checkpoint that runs, and ends the thread.
     pub(super) fn end_side_checkpoints(&mut self) {
         self.finish_side_checkpoint();
@@ -308,16 +327,19 @@ impl Writer {
 impl CheckpointThread {
     fn start(shared: &Arc<Shared>, readers: &Arc<Readers>, options: &Settings) -> std::io::Result<Self> {
         let handover = Arc::new(Handover::new());
+        let interrupt = Arc::new(OnceLock::new());
         let server = Server {
             shared: Arc::clone(shared),
             readers: Arc::clone(readers),
             options: options.clone(),
             handover: Arc::clone(&handover),
+            interrupt: Arc::clone(&interrupt),
         };
         let thread = thread::Builder::new().name("larder-checkpoint".into());
         let thread = thread.spawn(move || server.serve())?;
         Ok(Self {
             handover,
+            interrupt,
             thread: Some(thread),
         })
     }
@@ -344,6 +366,7 @@ struct Server {
     readers: Arc<Readers>,
     options: Settings,
     handover: Arc<Handover<Outcome>>,
+    interrupt: Arc<OnceLock<InterruptHandle>>,
 }
 
 impl Server {
@@ -375,7 +398,11 @@ impl Server {
         let connection = match connection {
             Some(connection) => connection,
             none => match open_for_checkpoints(&self.shared.file, &self.options, PATIENCE) {
-                Ok(opened) => none.insert(opened),
+                Ok(opened) => {
+                    // The thread has one connection.
+                    let _ = self.interrupt.set(opened.conn().get_interrupt_handle());
+                    none.insert(opened)
+                }
                 Err(error) => return Outcome::NotOpened(error),
             },
         };
@@ -383,6 +410,9 @@ impl Server {
             let _aside = self.readers.stand_aside();
             attempt_passive(connection.conn())
         };
+        if self.shared.poison.get().is_some() {
+            return Outcome::Nothing;
+        }
         match done.and_then(|row| self.sync_database().map(|()| row)) {
             Ok(row) => Outcome::Moved(row),
             Err(error) if primary_code(&error) == Some(ffi::SQLITE_IOERR) => {

@@ -238,6 +238,7 @@ impl Writer {
     pub(super) fn poison(&self, source: &Arc<rusqlite::Error>) {
         let marked = wal_resync::mark(&self.shared.path);
         self.shared.set_poison(Arc::clone(source));
+        self.stop_side_checkpoint();
         let code = extended_code(source);
         self.defer(move |path| {
             if let Err(error) = marked {

@@ -207,6 +207,9 @@ impl Writer {
 
     fn finish_side_checkpoint(&mut self) {
         if self.side_runs {
+            if one_in(2) {
+                while !self.side.as_ref().is_some_and(|side| side.is_over_within(IDLE)) {}
+            }
             let done = self.side.as_ref().and_then(|side| side.wait());
             assert_eq!(done, Some(()), "a checkpoint that runs has a result");
             self.side_runs = false;
