@@ -187,6 +187,7 @@ pub use self::telemetry::histogram::{Distribution, Latency};
 pub use self::telemetry::stats::{
     Activity, BulkStats, CallSiteStats, Checkpoint, DatabaseStats, FollowerStats, LastBackup, LastVerify, Operation,
     PageCacheStats, ReadOnly, ReaderStats, ReplicaState, ReplicaStats, RetentionStats, StatementStats, Stats,
+    StreamStats,
 };
 
 /// The README's example compiles.

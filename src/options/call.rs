@@ -94,6 +94,7 @@ impl WriteOptions {
 pub struct ReadOptions {
     pub(crate) queue_timeout: Option<Duration>,
     pub(crate) execution_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
     pub(crate) when_full: WhenFull,
     pub(crate) label: Option<Cow<'static, str>>,
 }
@@ -121,6 +122,14 @@ impl ReadOptions {
     /// [`Options::interrupt_old_readers`](crate::Options::interrupt_old_readers), the shorter of the two times applies.
     pub fn execution_timeout(mut self, timeout: Duration) -> Self {
         self.execution_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a stream (`Store::read_stream_with`) waits for a consumer that does not poll it. The default is
+    /// [`Options::stream_idle_timeout`](crate::Options::stream_idle_timeout). When the time is over, the stream ends with
+    /// [`Error::Interrupted`], after the rows that were read before. Other reads have no consumer, and ignore it.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = Some(timeout);
         self
     }
 

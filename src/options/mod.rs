@@ -178,6 +178,8 @@ pub(crate) struct Settings {
     #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
     pub(crate) max_reader_age: Duration,
     pub(crate) interrupt_old_readers: bool,
+    #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
+    pub(crate) stream_idle_timeout: Duration,
     pub(crate) max_call_sites: usize,
     pub(crate) max_statements: usize,
     #[cfg_attr(feature = "serde", serde(with = "crate::runtime::serde_units::duration"))]
@@ -242,6 +244,7 @@ impl Default for Settings {
             slow_events_per_second: 10,
             max_reader_age: Duration::from_secs(60),
             interrupt_old_readers: false,
+            stream_idle_timeout: Duration::from_secs(60),
             max_call_sites: 256,
             max_statements: 0,
             monitor_interval: Duration::from_secs(1),
@@ -314,6 +317,7 @@ const RANGES: &[(&str, Range)] = &[
     ("optimize_interval", Time(|s| s.optimize_interval, MILLISECOND, Duration::MAX)),
     ("migration_timeout", Time(|s| s.migration_timeout, MILLISECOND, LONGEST)),
     ("max_reader_age", Time(|s| s.max_reader_age, MILLISECOND, Duration::MAX)),
+    ("stream_idle_timeout", Time(|s| s.stream_idle_timeout, MILLISECOND, Duration::MAX)),
 ];
 
 impl Settings {

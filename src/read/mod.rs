@@ -317,6 +317,7 @@ impl Readers {
             queued: self.queue.length() + self.streams.queue.length(),
             deepest_queue: self.queue.deepest().max(self.streams.queue.deepest()),
             oldest_read,
+            streams: self.streams.counters.stats(),
         }
     }
 

@@ -22,8 +22,10 @@
 //!
 //! The producer waits on the condition variable, under the same lock, while the channel is full and the consumer is there.
 //! Both change only under the lock: the consumer takes the rows, or goes, and then notifies a producer that waits. A
-//! closing store and the time limit of the read notify no one. So the producer wakes itself at its deadline, and each
-//! [`CLOSE_POLL`] to see whether the store closes, as a read does that waits for a connection.
+//! closing store and the time limits notify no one. So the producer wakes itself at its deadline, and each
+//! [`CLOSE_POLL`] to see whether the store closes, as a read does that waits for a connection, and whether the consumer
+//! has polled. The consumer takes no lock to say so, since most of its polls find a row that it owns: it sets a flag, which
+//! the producer clears. A poll after the last look is at most one [`CLOSE_POLL`] old when it counts as the last one.
 //!
 //! # Why no deadlock is possible
 //!
@@ -31,7 +33,7 @@
 //! without it, and so are rows. The consumer never blocks on it for longer than a push or a swap. The producer waits for
 //! the consumer, and the consumer for the producer, but never both: the one waits while there are rows, the other while
 //! there are none. A consumer that never comes back keeps the producer and its connection until the time limit of the
-//! read, or until the store closes; a consumer that is dropped ends both at once, since the producer sees that at its
+//! read, until it has not polled for the idle limit, or until the store closes; a consumer that is dropped ends both at once, since the producer sees that at its
 //! next row, in its wait, or in the middle of a statement (`runtime/cancellation.rs`).
 
 use std::collections::VecDeque;
@@ -56,6 +58,8 @@ pub(crate) struct RowChannel<T> {
     changed: Condvar,
     /// As `State::has_gone`, for the progress handler.
     has_gone: AtomicBool,
+    /// Whether the consumer has polled since the producer looked.
+    has_polled: AtomicBool,
 }
 
 struct State<T> {
@@ -85,6 +89,29 @@ pub(super) enum Stop {
     Closing,
     /// The time limit was over while it waited for room.
     Late,
+    /// The consumer did not poll for too long while it waited for room.
+    Idle,
+}
+
+/// What bounds the wait of the producer.
+pub(super) struct Patience {
+    /// The end of the time limit.
+    pub(super) deadline: Option<Instant>,
+    /// How long the consumer may go without a poll.
+    pub(super) idle: Duration,
+}
+
+impl Patience {
+    /// How long the producer may wait on, if the consumer last polled at `polled`.
+    fn left(&self, now: Instant, polled: Instant) -> Result<Duration, Stop> {
+        let idle = self.idle.saturating_sub(now - polled);
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
+        match left {
+            Some(Duration::ZERO) => Err(Stop::Late),
+            _ if idle.is_zero() => Err(Stop::Idle),
+            _ => Ok(left.map_or(idle, |left| left.min(idle))),
+        }
+    }
 }
 
 impl<T> RowChannel<T> {
@@ -99,24 +126,23 @@ impl<T> RowChannel<T> {
             }),
             changed: Condvar::new(),
             has_gone: AtomicBool::new(false),
+            has_polled: AtomicBool::new(false),
         }
     }
 
-    /// Hands over a row. Waits for room until `deadline`, and then calls `waited` with that time.
+    /// Hands over a row. Waits for room as long as `patience` says, and calls `waited` with the time, part by part.
     pub(super) fn push(
         &self,
         row: T,
         bytes: usize,
-        deadline: impl FnOnce() -> Option<Instant>,
-        waited: impl FnOnce(Duration),
+        patience: impl FnOnce() -> Patience,
+        waited: impl FnMut(Duration),
         closes: impl Fn() -> bool,
     ) -> Result<(), Stop> {
         let mut state = self.state.lock();
         if state.is_full() && !state.has_gone {
-            let began = Instant::now();
             let result;
-            (state, result) = self.wait_for_room(state, deadline(), &closes);
-            waited(began.elapsed());
+            (state, result) = self.wait_for_room(state, &patience(), waited, &closes);
             result?;
         }
         let stop = if state.has_gone {
@@ -143,10 +169,13 @@ impl<T> RowChannel<T> {
     fn wait_for_room<'a>(
         &'a self,
         mut state: MutexGuard<'a, State<T>>,
-        deadline: Option<Instant>,
+        patience: &Patience,
+        mut waited: impl FnMut(Duration),
         closes: impl Fn() -> bool,
     ) -> (MutexGuard<'a, State<T>>, Result<(), Stop>) {
         state.producer_waits = true;
+        let mut now = Instant::now();
+        let mut polled = now;
         let result = loop {
             if !state.is_full() || state.has_gone {
                 break Ok(());
@@ -154,15 +183,26 @@ impl<T> RowChannel<T> {
             if closes() {
                 break Err(Stop::Closing);
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                break Err(Stop::Late);
+            if self.has_polled.swap(false, Ordering::Relaxed) {
+                polled = now;
             }
-            let patience = left.map_or(CLOSE_POLL, |left| left.min(CLOSE_POLL));
-            (state, _) = self.changed.wait_timeout(state, patience);
+            let left = match patience.left(now, polled) {
+                Ok(left) => left,
+                Err(stop) => break Err(stop),
+            };
+            (state, _) = self.changed.wait_timeout(state, left.min(CLOSE_POLL));
+            let before = mem::replace(&mut now, Instant::now());
+            waited(now - before);
         };
         state.producer_waits = false;
         (state, result)
+    }
+
+    /// The consumer asks for a row. It takes no lock.
+    pub(crate) fn poll(&self) {
+        if !self.has_polled.load(Ordering::Relaxed) {
+            self.has_polled.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Takes all rows into `rows`, which is empty, and returns whether there are any. Otherwise it leaves the task's

@@ -12,7 +12,7 @@
 //! stream and waited, finds the connection idle and the write-ahead log no longer held back.
 //!
 //! The query ends early when the stream was dropped, when the store closes ([`Error::Closed`]) or when its time limit is
-//! over ([`Error::Interrupted`]). The thread finds out before each row, while it waits for room, and in the middle of a
+//! over, or its consumer has not polled for the idle limit ([`Error::Interrupted`]). The thread finds out before each row, while it waits for room, and in the middle of a
 //! statement, by the progress handler: the [`Token`] says there whether the stream is still wanted. A panic, which can only
 //! come from a conversion of a row, is caught here, so that the snapshot is ended as for any closure; it travels in the
 //! reply, and resumes in the task.
@@ -30,7 +30,7 @@ use rusqlite::{Params, ffi};
 
 use super::Readers;
 use super::context::{InSnapshot, Pooled, Reads};
-use super::row_channel::{RowChannel, Stop};
+use super::row_channel::{Patience, RowChannel, Stop};
 use super::worker::fail;
 use crate::error::{Error, Result, primary_code};
 use crate::options::Settings;
@@ -43,11 +43,16 @@ use crate::runtime::fork;
 use crate::runtime::panic::caught;
 use crate::runtime::sync::{Arc, Instant, Mutex, thread};
 use crate::telemetry::event::event;
+use crate::telemetry::streams::StreamCounters;
 use crate::transaction::ReadTx;
 use crate::transaction::from_row::FromRow;
 
 /// How a query ended that ran without an error: at its last row or with the stream, or by this panic.
 pub(crate) type Ended = std::result::Result<(), Box<dyn Any + Send>>;
+
+const IDLE: &str = "the consumer did not poll the stream for Options::stream_idle_timeout or ReadOptions::idle_timeout, \
+                    and the stream kept a connection and the write-ahead log meanwhile; drop a stream that is not read on, \
+                    read in pages, or raise the limit";
 
 /// The threads of the streams, and their queue.
 pub(super) struct Streams {
@@ -56,6 +61,7 @@ pub(super) struct Streams {
     most: u32,
     /// Number of threads that were started.
     threads: Mutex<u32>,
+    pub(super) counters: Arc<StreamCounters>,
 }
 
 impl Streams {
@@ -66,6 +72,7 @@ impl Streams {
             queue: JobQueue::new(Reads::new(options.readers), options.queue_capacity, most as usize, spin),
             most,
             threads: Mutex::new(0),
+            counters: Arc::default(),
         }
     }
 }
@@ -77,7 +84,9 @@ impl Readers {
     ///
     /// [`Error::Open`] if the operating system refuses the first thread. [`Error::Forked`].
     pub(crate) fn stream_queue(self: &Arc<Self>) -> Result<Arc<JobQueue<Reads>>> {
-        let Streams { queue, most, threads } = &self.streams;
+        let Streams {
+            queue, most, threads, ..
+        } = &self.streams;
         if queue.is_left() {
             return Err(Error::forked());
         }
@@ -93,6 +102,11 @@ impl Readers {
             }
         }
         Ok(Arc::clone(queue))
+    }
+
+    /// The counters of all streams.
+    pub(crate) fn stream_counters(&self) -> Arc<StreamCounters> {
+        Arc::clone(&self.streams.counters)
     }
 
     /// Whether the calling thread is a reader thread or a stream thread.
@@ -148,11 +162,13 @@ impl Readers {
             return;
         }
         let limit = *job.order();
+        let open = self.streams.counters.open();
         // Its result is in the slot.
         let _ = job.run(InSnapshot {
             snapshot: &mut snapshot,
             limit,
         });
+        drop(open);
         drop(snapshot);
         let slow = checked_out.give_back();
         queue.took(began.elapsed());
@@ -167,8 +183,16 @@ impl Readers {
 struct Query<T, P> {
     sql: Cow<'static, str>,
     params: P,
-    channel: Arc<RowChannel<T>>,
+    consumer: Consumer<T>,
     queue: Arc<JobQueue<Reads>>,
+}
+
+/// What a stream knows of its consumer.
+pub(crate) struct Consumer<T> {
+    pub(crate) channel: Arc<RowChannel<T>>,
+    /// How long it may go without a poll.
+    pub(crate) idle_timeout: Duration,
+    pub(crate) counters: Arc<StreamCounters>,
 }
 
 /// Queues a stream.
@@ -178,7 +202,7 @@ pub(crate) fn enqueue<T, P>(
     limit: Option<Duration>,
     sql: Cow<'static, str>,
     params: P,
-    channel: Arc<RowChannel<T>>,
+    consumer: Consumer<T>,
 ) -> Result<Pending<Ended>>
 where
     T: FromRow + Send + 'static,
@@ -188,7 +212,7 @@ where
     let query = Query {
         sql,
         params,
-        channel,
+        consumer,
         queue: Arc::clone(&queue),
     };
     queue.enqueue::<Pooled, _, _>(submission, limit, query)
@@ -201,7 +225,7 @@ where
 {
     fn run(self, context: InSnapshot<'_, '_>) -> Result<Ended> {
         let token = Arc::new(Token {
-            channel: Arc::clone(&self.channel),
+            channel: Arc::clone(&self.consumer.channel),
             queue: Arc::clone(&self.queue),
         });
         let InSnapshot { snapshot, limit } = context;
@@ -220,11 +244,23 @@ where
 
 impl<T: FromRow, P: Params> Query<T, P> {
     fn rows(self, tx: &ReadTx<'_>) -> Result<()> {
+        let Consumer {
+            channel,
+            idle_timeout,
+            counters,
+        } = self.consumer;
+        let patience = || Patience {
+            deadline: tx.deadline(),
+            idle: idle_timeout,
+        };
+        let waited = |time| {
+            tx.note_wait(time);
+            counters.waited(time);
+        };
+        let closes = || self.queue.is_closed();
         let mut stopped = None;
         tx.pass_on(&self.sql, self.params, |row: T, bytes| {
-            let (deadline, waited) = (|| tx.deadline(), |time| tx.note_wait(time));
-            let closes = || self.queue.is_closed();
-            match self.channel.push(row, bytes, deadline, waited, closes) {
+            match channel.push(row, bytes, patience, waited, closes) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(stop) => {
                     stopped = Some(stop);
@@ -236,6 +272,10 @@ impl<T: FromRow, P: Params> Query<T, P> {
             None | Some(Stop::ConsumerGone) => Ok(()),
             Some(Stop::Closing) => Err(Error::Closed),
             Some(Stop::Late) => Err(tx.late(&self.sql)),
+            Some(Stop::Idle) => {
+                counters.was_idle();
+                Err(tx.stopped_after(idle_timeout, IDLE, &self.sql))
+            }
         }
     }
 }

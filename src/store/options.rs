@@ -295,6 +295,18 @@ impl Options {
         self.settings.interrupt_old_readers = interrupt;
         self
     }
+
+    /// How long a stream (`Store::read_stream`) waits for a consumer that does not poll it, unless
+    /// [`ReadOptions::idle_timeout`] sets another time. When the time is over, the stream ends with
+    /// [`Error::Interrupted`], which names its call: it gives up its connection, and the WAL can be reset again. A
+    /// consumer that polls, however slowly, is not idle.
+    ///
+    /// The default is 60 s, as web servers wait for a client that takes no bytes. `Duration::MAX` turns it off. At least
+    /// 1 ms; a stream checks every 50 ms whether it was polled.
+    pub fn stream_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.stream_idle_timeout = timeout;
+        self
+    }
 }
 
 /// # WAL and checkpoints

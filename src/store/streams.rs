@@ -20,7 +20,8 @@ use crate::error::Result;
 use crate::options::ReadOptions;
 use crate::queue::pending::Pending;
 use crate::read::row_channel::RowChannel;
-use crate::read::streams::{self, Ended};
+use crate::read::streams::{self, Consumer, Ended};
+use crate::telemetry::streams::StreamCounters;
 use crate::transaction::from_row::FromRow;
 
 /// # Streams
@@ -65,9 +66,12 @@ impl Store {
     /// - **What shows it:** [`ReaderStats::oldest_read`](crate::ReaderStats::oldest_read), with the line of this call and its
     ///   age; the alert [`OldRead`](crate::AlertKind::OldRead) after [`Options::max_reader_age`](crate::Options::max_reader_age),
     ///   which [`advice`](Self::advice) reports too; and
-    ///   [`LargeWal`](crate::AlertKind::LargeWal). Statistics and the slow log count the time of the query,
-    ///   without the time that it waits for the task.
-    /// - **What bounds it:** [`ReadOptions::execution_timeout`], the time of the whole stream with that of its consumer;
+    ///   [`LargeWal`](crate::AlertKind::LargeWal). [`ReaderStats::streams`](crate::ReaderStats::streams) counts streams, rows
+    ///   and the time for which they waited for their tasks; all other statistics and the slow log count the time of
+    ///   the query, without that wait.
+    /// - **What bounds it:** [`Options::stream_idle_timeout`](crate::Options::stream_idle_timeout), 60 s by default, or
+    ///   [`ReadOptions::idle_timeout`]: a stream that waits to go on and is not polled for so long ends with an error.
+    ///   [`ReadOptions::execution_timeout`], the time of the whole stream with that of its consumer;
     ///   [`Options::interrupt_old_readers`](crate::Options::interrupt_old_readers), for all reads;
     ///   [`Options::wal_hard_limit`](crate::Options::wal_hard_limit), the size of the log, past which writes fail.
     ///
@@ -86,7 +90,7 @@ impl Store {
     ///
     /// - the errors of [`ReadTx::all`](crate::ReadTx::all): those of SQLite, and of a row that is not a `T`;
     /// - [`ReadQueueTimeout`](crate::Error::ReadQueueTimeout): no stream thread and connection became free in time;
-    /// - [`Interrupted`](crate::Error::Interrupted): its time limit was over;
+    /// - [`Interrupted`](crate::Error::Interrupted): its time limit was over, or it was not polled for too long;
     /// - [`Closed`](crate::Error::Closed): the store was closed. A store that closes does not wait for the end of streams;
     ///   the stream does not keep it open.
     ///
@@ -157,13 +161,14 @@ pub struct RowStream<T> {
     /// Rows that were taken from the channel.
     rows: VecDeque<T>,
     channel: Arc<RowChannel<T>>,
-    stage: Stage<T>,
+    counters: Arc<StreamCounters>,
+    stage: Stage,
 }
 
-type Start<T> = Box<dyn FnOnce(Arc<RowChannel<T>>) -> Result<Pending<Ended>> + Send>;
+type Start = Box<dyn FnOnce() -> Result<Pending<Ended>> + Send>;
 
-enum Stage<T> {
-    NotStarted(Start<T>),
+enum Stage {
+    NotStarted(Start),
     Running(Awaited<Ended>),
     /// All rows were taken from the channel.
     Ending(Result<Ended>),
@@ -179,13 +184,22 @@ impl<T: FromRow + Send + 'static> RowStream<T> {
         params: impl Params + Send + 'static,
     ) -> Self {
         let limit = options.execution_timeout;
+        let idle_timeout = options.idle_timeout.unwrap_or(engine.options.stream_idle_timeout);
         let submission = read_submission(engine, "read_stream", options);
         // Not the store, as for the future of a write.
         let readers = Arc::clone(&engine.readers);
-        let start = move |channel| streams::enqueue(readers.stream_queue()?, submission, limit, sql, params, channel);
+        let channel = Arc::new(RowChannel::new());
+        let counters = readers.stream_counters();
+        let consumer = Consumer {
+            channel: Arc::clone(&channel),
+            idle_timeout,
+            counters: Arc::clone(&counters),
+        };
+        let start = move || streams::enqueue(readers.stream_queue()?, submission, limit, sql, params, consumer);
         Self {
             rows: VecDeque::new(),
-            channel: Arc::new(RowChannel::new()),
+            channel,
+            counters,
             stage: Stage::NotStarted(Box::new(start)),
         }
     }
@@ -207,24 +221,27 @@ impl<T> RowStream<T> {
 
     fn poll_row(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T>>> {
         loop {
+            self.channel.poll();
             if let Some(row) = self.rows.pop_front() {
                 return Poll::Ready(Some(Ok(row)));
             }
             if let Stage::Running(read) = &mut self.stage {
                 // In a forked child the lock of the channel may stay held.
                 if !read.0.is_left() && self.channel.take(&mut self.rows, context) {
+                    self.counters.took(self.rows.len());
                     continue;
                 }
                 // The task is woken by a row or by the end.
                 let ended = ready!(Pin::new(&mut *read).poll(context));
                 if !read.0.is_left() {
                     self.channel.take_rest(&mut self.rows);
+                    self.counters.took(self.rows.len());
                 }
                 self.stage = Stage::Ending(ended);
                 continue;
             }
             match mem::replace(&mut self.stage, Stage::Over) {
-                Stage::NotStarted(start) => match start(Arc::clone(&self.channel)) {
+                Stage::NotStarted(start) => match start() {
                     Ok(read) => self.stage = Stage::Running(Awaited(read)),
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 },

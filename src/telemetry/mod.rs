@@ -21,6 +21,7 @@ pub(crate) mod retention;
 pub(crate) mod sharded;
 pub(crate) mod slow_log;
 pub(crate) mod stats;
+pub(crate) mod streams;
 pub(crate) mod usage;
 
 use std::sync::Arc;

@@ -329,8 +329,8 @@ pub struct ReaderStats {
     pub open: usize,
     /// Number of connections in use.
     pub in_use: usize,
-    /// Number of reads that found no idle connection and waited for one. It does not count async reads that wait for a
-    /// reader thread.
+    /// Number of reads that found no idle connection and waited for one, each once. It does not count async reads that
+    /// wait for a reader thread.
     pub waits: u64,
     /// Number of reads that got no connection, or no reader thread, in time.
     pub timeouts: u64,
@@ -345,6 +345,29 @@ pub struct ReaderStats {
     pub deepest_queue: usize,
     /// The oldest running read, which may be a stream. It keeps the WAL from being reset.
     pub oldest_read: Option<Activity>,
+    /// The streams of rows (`Store::read_stream`). Their queries are also in [`Stats::call_sites`], as those of other
+    /// reads.
+    pub streams: StreamStats,
+}
+
+/// The streams of rows. See [`ReaderStats::streams`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct StreamStats {
+    /// Number of streams that have begun and not ended. Each holds a connection and a snapshot.
+    pub open: usize,
+    /// Number of streams that have begun.
+    pub begun: u64,
+    /// Number of rows that consumers have taken. A consumer takes the rows that are ready all at once, at most 257, so
+    /// it may not have seen the last of them yet.
+    pub rows: u64,
+    /// Time that streams waited for their consumers, with more rows ready than they may hold. It grows while they wait.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub consumer_wait: Duration,
+    /// Number of streams that were ended because their consumer was idle. See
+    /// [`Options::stream_idle_timeout`](crate::Options::stream_idle_timeout).
+    pub idle_timeouts: u64,
 }
 
 /// A running closure.

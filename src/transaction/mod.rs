@@ -403,6 +403,16 @@ impl<'a> ReadTx<'a> {
         self.located(self.interrupt.pass_deadline(), Some(sql))
     }
 
+    /// The error of a query that was stopped after `limit`.
+    pub(crate) fn stopped_after(&self, limit: Duration, advice: &'static str, sql: &str) -> Error {
+        let error = Error::Interrupted {
+            limit,
+            advice,
+            context: None,
+        };
+        self.located(error, Some(sql))
+    }
+
     fn note_time(&self, took: Duration, describe: impl FnOnce() -> (Option<String>, Option<QueryPlan>)) {
         if took < self.slow {
             return;
@@ -517,7 +527,7 @@ impl<'a> ReadTx<'a> {
         ErrorContext {
             site: self.activity.site(),
             statement: sql.map(|sql| bounded_sql(sql).into_owned()),
-            constraint: None,
+            ..ErrorContext::default()
         }
     }
 

@@ -47,6 +47,11 @@
 //! | `larder.read.slow` | counter | count |  | Number of slow reads. |
 //! | `larder.read.queue.deepest` | gauge | count |  | High-water mark of async reads, or of streams, that waited to start. |
 //! | `larder.read.oldest` | gauge | seconds |  | Age of the oldest running read; 0 if there is none. |
+//! | `larder.stream.open` | gauge | count |  | Number of streams that have begun and not ended. |
+//! | `larder.stream.begun` | counter | count |  | Number of streams that have begun. |
+//! | `larder.stream.rows` | counter | count |  | Number of rows that the consumers of streams have taken. |
+//! | `larder.stream.consumer_wait` | counter | microseconds |  | Time that streams waited for their consumers. |
+//! | `larder.stream.idle_timeouts` | counter | count |  | Number of streams that were ended because their consumer was idle. |
 //! | `larder.write.committed` | counter | count |  | Number of committed writes. |
 //! | `larder.write.failed` | counter | count | `error.type` | Number of writes that were rolled back or did not start, by error. |
 //! | `larder.write.slow` | counter | count |  | Number of slow writes. |

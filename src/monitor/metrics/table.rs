@@ -78,6 +78,16 @@ pub(super) const METRICS: &[Metric] = &[
     gauge("larder.read.oldest", Unit::Seconds, "Age of the oldest running read; 0 if there is none.",
         |sample| one(age(sample.stats.readers.oldest_read.as_ref()))),
 
+    gauge("larder.stream.open", Unit::Count, "Number of streams that have begun and not ended.",
+        |sample| one(sample.stats.readers.streams.open as f64)),
+    counter("larder.stream.begun", "Number of streams that have begun.", |sample| one(sample.stats.readers.streams.begun)),
+    counter("larder.stream.rows", "Number of rows that the consumers of streams have taken.",
+        |sample| one(sample.stats.readers.streams.rows)),
+    counter("larder.stream.consumer_wait", "Time that streams waited for their consumers.",
+        |sample| one(micros(sample.stats.readers.streams.consumer_wait))).in_unit(Unit::Microseconds),
+    counter("larder.stream.idle_timeouts", "Number of streams that were ended because their consumer was idle.",
+        |sample| one(sample.stats.readers.streams.idle_timeouts)),
+
     counter("larder.write.committed", "Number of committed writes.", |sample| one(sample.stats.committed_writes)),
     counter("larder.write.failed", "Number of writes that were rolled back or did not start, by error.",
         failures).labelled(&["error.type"]),

@@ -42,6 +42,7 @@ const RANGES: &[(&str, Range)] = &[
     ("optimize_interval", Time(Options::optimize_interval, MS, Duration::MAX)),
     ("migration_timeout", Time(Options::migration_timeout, MS, LONGEST)),
     ("max_reader_age", Time(Options::max_reader_age, MS, Duration::MAX)),
+    ("stream_idle_timeout", Time(Options::stream_idle_timeout, MS, Duration::MAX)),
 ];
 
 impl Range {
@@ -272,6 +273,7 @@ mod from_a_file {
             .optimize_interval(Duration::from_secs(60))
             .max_reader_age(Duration::from_millis(50))
             .interrupt_old_readers(true)
+            .stream_idle_timeout(Duration::from_secs(3))
             .page_size(512)
             .auto_vacuum(AutoVacuum::Full)
             .cache_size(1_234_567)

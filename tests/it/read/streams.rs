@@ -483,6 +483,184 @@ fn time_limit_ends_a_stream_that_waits_for_its_consumer() {
     );
 }
 
+// ---- the idle limit ----
+
+#[test]
+fn idle_consumer_loses_its_stream_and_not_its_rows() {
+    let limit = Duration::from_millis(30);
+    let of_the_store = Options::new().stream_idle_timeout(limit);
+    let of_the_call = ReadOptions::new().idle_timeout(limit);
+    for (options, call) in [
+        (of_the_store, ReadOptions::new()),
+        (Options::new(), of_the_call.clone()),
+        (Options::new().stream_idle_timeout(PATIENCE), of_the_call),
+    ] {
+        let store = store_with(options.readers(2));
+        let mut stream = store.read_stream_with::<(i64,)>(call.label("forgotten"), NUMBERS, [1_000_000_000]);
+        next(&mut stream).unwrap().unwrap();
+        // Without the consumer.
+        is_idle(&store);
+        let streams = store.stats().readers.streams;
+        assert_eq!((streams.open, streams.begun, streams.idle_timeouts), (0, 1, 1));
+        assert!(streams.consumer_wait >= limit, "{streams:?}");
+        let site = &store.stats().call_sites[0];
+        assert_eq!((site.site.as_str(), site.errors), ("forgotten", 1));
+        // The only connection that streams may use is free, and so is the log.
+        assert_eq!(drain(&mut numbers(&store, 3)).0, [1, 2, 3]);
+        let (rows, error) = drain(&mut stream);
+        is_sequence(&rows, 2);
+        assert!((255..AHEAD).contains(&rows.len()), "{}", rows.len());
+        let error = error.unwrap();
+        assert!(
+            matches!(error, Error::Interrupted { limit: after, .. } if after == limit),
+            "{error:?}"
+        );
+        assert_eq!(error.site(), Some("forgotten"));
+        assert!(error.statement().unwrap().starts_with("WITH RECURSIVE"), "{error:?}");
+        let text = error.to_string();
+        for part in [
+            "30ms",
+            "did not poll",
+            "Options::stream_idle_timeout",
+            "ReadOptions::idle_timeout",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(store.close().unwrap().wal_truncated);
+    }
+}
+
+#[test]
+fn idle_limit_names_the_line_of_the_call() {
+    let store = store_with(Options::new().stream_idle_timeout(Duration::from_millis(1)));
+    let line = line!() + 1;
+    let mut stream = store.read_stream::<(i64,)>(NUMBERS, [1_000_000_000]);
+    next(&mut stream).unwrap().unwrap();
+    is_idle(&store);
+    let error = drain(&mut stream).1.unwrap();
+    assert_eq!(error.site(), Some(format!("{}:{line}", file!()).as_str()));
+}
+
+#[test]
+fn consumer_that_polls_slowly_is_not_idle() {
+    // A machine that stalls may keep the consumer from polling, and is given longer limits.
+    let limits = std::iter::successors(Some(Duration::from_millis(250)), |limit| Some(*limit * 2));
+    assert!(limits.take(6).any(outlives_idle_limit));
+}
+
+/// Whether a stream goes on whose consumer takes a row ten times per limit, so that it takes none from the channel for
+/// three times the limit.
+fn outlives_idle_limit(limit: Duration) -> bool {
+    let store = store_with(Options::new().stream_idle_timeout(limit));
+    let mut stream = numbers(&store, 2000);
+    let mut rows = Vec::new();
+    let mut take = |stream: &mut RowStream<(i64,)>| match next(stream) {
+        Some(Ok((row,))) => rows.push(row),
+        Some(Err(Error::Interrupted { .. })) => {}
+        other => panic!("{other:?}"),
+    };
+    take(&mut stream);
+    // The consumer has the rows of a full channel, and the channel is full again.
+    let waits = |before: Duration| {
+        until(&store, |stats| {
+            stats.readers.streams.consumer_wait > before || stats.readers.streams.idle_timeouts > 0
+        })
+    };
+    let before = waits(Duration::ZERO).readers.streams.consumer_wait;
+    take(&mut stream);
+    waits(before);
+    let began = Instant::now();
+    while began.elapsed() < 3 * limit && store.stats().readers.in_use == 1 {
+        take(&mut stream);
+        thread::sleep(limit / 10);
+    }
+    if store.stats().readers.streams.idle_timeouts > 0 {
+        return false;
+    }
+    let (rest, error) = drain(&mut stream);
+    if matches!(error, Some(Error::Interrupted { .. })) {
+        return false;
+    }
+    assert!(error.is_none(), "{error:?}");
+    rows.extend(rest);
+    is_sequence(&rows, 1);
+    assert_eq!(rows.len(), 2000);
+    true
+}
+
+#[test]
+fn result_that_fits_needs_no_consumer() {
+    let store = store_with(Options::new().stream_idle_timeout(Duration::from_millis(1)));
+    let mut stream = numbers(&store, 200);
+    begin(&mut stream);
+    is_idle(&store);
+    let (rows, error) = drain(&mut stream);
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(rows.len(), 200);
+    assert_eq!(store.stats().readers.streams.idle_timeouts, 0);
+}
+
+#[test]
+fn earlier_of_the_two_limits_ends_a_stream() {
+    let store = store_with(Options::new().stream_idle_timeout(Duration::from_millis(20)));
+    let long = ReadOptions::new().execution_timeout(PATIENCE);
+    let short = ReadOptions::new()
+        .execution_timeout(Duration::from_millis(20))
+        .idle_timeout(PATIENCE);
+    for (options, option) in [
+        (long, "ReadOptions::idle_timeout"),
+        (short, "ReadOptions::execution_timeout"),
+    ] {
+        let mut stream = store.read_stream_with::<(i64,)>(options, NUMBERS, [1_000_000_000]);
+        // A machine that stalls may let the time pass before the first row.
+        let error = match next(&mut stream).unwrap() {
+            Err(error) => error,
+            Ok(_) => {
+                is_idle(&store);
+                drain(&mut stream).1.unwrap()
+            }
+        };
+        let error = error.to_string();
+        assert!(error.contains(option), "{error}");
+    }
+    assert_eq!(store.stats().readers.streams.idle_timeouts, 1);
+}
+
+// ---- statistics ----
+
+#[test]
+fn streams_their_rows_and_their_waits_are_counted() {
+    let store = store_with(Options::new().readers(4));
+    assert_eq!(store.stats().readers.streams, larder::StreamStats::default());
+    let mut open = [many(&store), many(&store)];
+    for stream in &mut open {
+        next(stream).unwrap().unwrap();
+    }
+    let stats = until(&store, |stats| stats.readers.streams.consumer_wait > Duration::ZERO);
+    assert_eq!((stats.readers.streams.open, stats.readers.streams.begun), (2, 2));
+    // It grows while they wait.
+    let before = stats.readers.streams.consumer_wait;
+    until(&store, |stats| {
+        stats.readers.streams.consumer_wait > before + Duration::from_millis(100)
+    });
+    let taken = store.stats().readers.streams.rows;
+    assert!((2..=2 * 257).contains(&taken), "{taken}");
+    let mut all = numbers(&store, 5000);
+    assert_eq!(drain(&mut all).0.len(), 5000);
+    let streams = store.stats().readers.streams;
+    assert_eq!((streams.open, streams.begun, streams.rows), (2, 3, taken + 5000));
+    drop(open);
+    is_idle(&store);
+    let streams = store.stats().readers.streams;
+    assert_eq!((streams.open, streams.begun, streams.rows), (0, 3, taken + 5000));
+    assert_eq!(streams.idle_timeouts, 0);
+    // A stream that was never polled has not begun, and one that cannot begin has not either.
+    drop(many(&store));
+    store.close().unwrap();
+    drain(&mut many(&store)).1.unwrap();
+    assert_eq!(store.stats().readers.streams, streams);
+}
+
 #[test]
 fn old_streams_are_interrupted_as_reads_are() {
     let error = with_longer_limits(Duration::from_millis(50), |age| {

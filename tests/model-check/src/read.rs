@@ -28,13 +28,17 @@ use context::Reads;
 pub(crate) use row_channel::RowChannel;
 
 /// Pushes a row of which two fill the channel. Returns whether the stream goes on, and if not, whether it was cut off.
-pub(crate) fn push(channel: &RowChannel<u32>, row: u32, limit: Option<Instant>, closes: &AtomicBool) -> Result<bool> {
-    use row_channel::Stop;
+pub(crate) fn push(channel: &RowChannel<u32>, row: u32, limit: Option<Instant>, idle: Option<Duration>, closes: &AtomicBool) -> Result<bool> {
+    use row_channel::{Patience, Stop};
 
-    match channel.push(row, 128 * 1024, || limit, |_| {}, || closes.load(Ordering::SeqCst)) {
+    let patience = || Patience {
+        deadline: limit,
+        idle: idle.unwrap_or(Duration::MAX),
+    };
+    match channel.push(row, 128 * 1024, patience, |_| {}, || closes.load(Ordering::SeqCst)) {
         Ok(()) => Ok(true),
         Err(Stop::ConsumerGone) => Ok(false),
-        Err(Stop::Closing | Stop::Late) => Err(Error::Closed),
+        Err(Stop::Closing | Stop::Late | Stop::Idle) => Err(Error::Closed),
     }
 }
 
@@ -114,6 +118,10 @@ impl Readers {
             reader: Reader,
             _pool: PhantomData,
         })
+    }
+
+    fn check_out_again(&self, timeout: Duration) -> Result<CheckedOut<'_>> {
+        self.check_out(timeout, WhenFull::Wait, false)
     }
 
     fn begin<'r>(&self, reader: &'r mut Reader, _site: CallSite) -> Result<Snapshot<'r>> {

@@ -1401,7 +1401,7 @@ fn reads_inline() {
 }
 
 /// The rows of a stream and its end, which is the reply of a job. The consumer may go, the store may close, and the time
-/// limit of the read may be over.
+/// limit of the read or the idle limit may be over.
 fn streams() {
     const ROWS: u32 = 7;
     time::begin();
@@ -1409,6 +1409,7 @@ fn streams() {
     let slot = Arc::new(Slot::new(Caller::Task));
     let closes = Arc::new(crate::sync::atomic::AtomicBool::new(false));
     let limit = one_in(3).then(|| crate::sync::Instant::now() + ms(120));
+    let idle = one_in(3).then(|| ms(80));
     let producer = {
         let (channel, slot, closes) = (Arc::clone(&channel), Arc::clone(&slot), Arc::clone(&closes));
         thread::count();
@@ -1418,7 +1419,7 @@ fn streams() {
                 if pushed == ROWS {
                     break Ok(pushed);
                 }
-                match read::push(&channel, pushed, limit, &closes) {
+                match read::push(&channel, pushed, limit, idle, &closes) {
                     Ok(true) => pushed += 1,
                     Ok(false) => break Ok(pushed),
                     Err(error) => break Err(error),
@@ -1437,6 +1438,7 @@ fn streams() {
     let (mut rows, mut taken, mut ended) = (std::collections::VecDeque::new(), 0, None);
     while taken < wanted && ended.is_none() {
         block_on(std::future::poll_fn(|context| {
+            channel.poll();
             if channel.take(&mut rows, context) {
                 return Poll::Ready(());
             }
@@ -1453,7 +1455,10 @@ fn streams() {
     match &ended {
         None => channel.leave(),
         Some(Ok(pushed)) => assert_eq!((*pushed, taken), (ROWS, ROWS), "it is complete"),
-        Some(Err(_)) => assert!(limit.is_some() || closing.is_some(), "nothing has cut it off"),
+        Some(Err(_)) => assert!(
+            limit.is_some() || idle.is_some() || closing.is_some(),
+            "nothing has cut it off"
+        ),
     }
     for thread in [Some(producer), closing].into_iter().flatten() {
         thread.join().expect("shuttle stops at a panic");
