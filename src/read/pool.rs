@@ -30,20 +30,38 @@ impl Readers {
         when_full: WhenFull,
         on_writer_thread: bool,
     ) -> Result<CheckedOut<'_>> {
+        let found = self.find(|| {
+            self.waits.fetch_add(1, Ordering::Relaxed);
+            self.wait_for_one(timeout, when_full, on_writer_thread)
+        });
+        found.map(|reader| self.checked_out(reader))
+    }
+
+    /// Goes on with the wait of a read whose [`check_out`](Self::check_out) was in vain.
+    pub(super) fn check_out_again(&self, timeout: Duration) -> Result<CheckedOut<'_>> {
+        let found = self.find(|| self.wait_for_one(timeout, WhenFull::Wait, false));
+        found.map(|reader| self.checked_out(reader))
+    }
+
+    fn checked_out(&self, reader: PooledReader) -> CheckedOut<'_> {
+        CheckedOut {
+            readers: self,
+            reader: Some(reader),
+        }
+    }
+
+    /// Takes an idle connection, or waits for one.
+    fn find(&self, wait: impl FnOnce() -> Result<PooledReader>) -> Result<PooledReader> {
         if self.queue.is_left() {
             return Err(Error::forked());
         }
         if self.active.is_closed() {
             return Err(Error::Closed);
         }
-        let reader = match self.pop_idle() {
-            Some(reader) => reader,
-            None => self.wait_for_one(timeout, when_full, on_writer_thread)?,
-        };
-        Ok(CheckedOut {
-            readers: self,
-            reader: Some(reader),
-        })
+        match self.pop_idle() {
+            Some(reader) => Ok(reader),
+            None => wait(),
+        }
     }
 
     pub(super) fn pop_idle(&self) -> Option<PooledReader> {
@@ -207,7 +225,6 @@ impl Readers {
         when_full: WhenFull,
         on_writer_thread: bool,
     ) -> Result<PooledReader> {
-        self.waits.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
         for _ in 0..YIELDS_BEFORE_SLEEP {
             thread::yield_now();

@@ -230,9 +230,16 @@ impl Readers {
 
     /// Borrows a connection for a job of that queue, before its deadline.
     pub(super) fn check_out_for(&self, queue: &JobQueue<Reads>, job: &Job<Pooled>) -> Result<CheckedOut<'_>> {
+        let mut waits = false;
         loop {
             let left = job.meta().deadline.saturating_duration_since(Instant::now());
-            match self.check_out(left.min(CLOSE_POLL), WhenFull::Wait, false) {
+            let patience = left.min(CLOSE_POLL);
+            let checked_out = if mem::replace(&mut waits, true) {
+                self.check_out_again(patience)
+            } else {
+                self.check_out(patience, WhenFull::Wait, false)
+            };
+            match checked_out {
                 Ok(checked_out) => {
                     queue.kind().note_trouble(None);
                     return Ok(checked_out);

@@ -241,6 +241,27 @@ fn readers_in_use_and_their_waits_are_shown() {
     assert_eq!(readers.oldest_read, None);
 }
 
+/// It counted once for each 50 ms.
+#[cfg(feature = "async")]
+#[test]
+fn async_read_that_waits_for_a_connection_counts_once() {
+    use crate::support::tasks::finish;
+    let store = store_with(Options::new().readers(1));
+    store
+        .read(|_| {
+            let before = store.stats().readers.waits;
+            let soon = ReadOptions::new().queue_timeout(Duration::from_millis(300));
+            let late = thread::scope(|scope| {
+                let read = || finish(store.read_async_with(soon, |_| Ok(())));
+                scope.spawn(read).join().unwrap()
+            });
+            assert!(matches!(late, Err(Error::ReadQueueTimeout { .. })), "{late:?}");
+            assert_eq!(store.stats().readers.waits, before + 1);
+            Ok(())
+        })
+        .unwrap();
+}
+
 #[cfg(feature = "async")]
 #[test]
 fn queued_async_reads_are_counted() {
