@@ -19,7 +19,7 @@ use crate::connection::interrupt::Interrupt;
 use crate::connection::{self, Private, open_copy_alone, open_target, read_back, write_carelessly};
 use crate::error::{Error, ErrorOrigin, is_damage, primary_code, schema_advice};
 use crate::maintenance::check::{self, CheckReport};
-use crate::maintenance::integrity::is_of_an_index;
+use crate::maintenance::integrity::{Lacking, is_of_an_index};
 use crate::maintenance::progress::ProgressReporter;
 use crate::maintenance::{integrity, pages};
 use crate::options::Settings;
@@ -254,7 +254,7 @@ impl Copier<'_> {
             ..CheckReport::default()
         };
         let _watching = self.reporter.watch(conn, &private.interrupt);
-        let left_out = integrity::check(conn, &mut report).map_err(failed)?;
+        let left_out = integrity::check(conn, &mut report, Lacking::Fails).map_err(failed)?;
         match whose {
             Whose::Copy if left_out.pages => pages::check_private(conn, &mut report).map_err(failed)?,
             Whose::Source if left_out.pages => report.not_checked.push("whether a page is both used and free".into()),

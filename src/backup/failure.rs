@@ -6,6 +6,7 @@ use std::path::Path;
 use super::copy::{DAMAGED, INDEX_DAMAGED, OPENING};
 use super::staging::EXISTS;
 use crate::error::Error;
+use crate::maintenance::integrity;
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -123,14 +124,6 @@ impl Failure {
     /// Whether the work failed because SQLite does not know a name that `on_connect` may define. (Opening fails by the
     /// SQL of `on_connect` itself.)
     fn lacks_a_name(&self) -> bool {
-        const MISSING: [&str; 5] = [
-            "unknown function",
-            "no such function",
-            "no such collation sequence",
-            "no such module",
-            "no such tokenizer",
-        ];
-        let said = self.detail.as_deref().unwrap_or_default();
-        self.problem != OPENING && MISSING.iter().any(|missing| said.contains(missing))
+        self.problem != OPENING && self.detail.as_deref().is_some_and(integrity::lacks_a_name)
     }
 }

@@ -50,6 +50,8 @@ pub(crate) fn schema_advice(source: &rusqlite::Error) -> &'static str {
     } else if message.ends_with("should this be a string literal in single-quotes?") {
         "; if it stands in a view or a trigger that was made elsewhere, create that again with single quotes, or set \
          Options::double_quoted_strings(true)"
+    } else if message.starts_with("no such collation sequence") {
+        "; define it in Options::on_connect, for every role (Connection::create_collation, larder's feature `collation`)"
     } else {
         ""
     }

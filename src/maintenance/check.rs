@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ffi};
 
+use super::integrity::{Lacking, lacks_a_name, of_lacking};
 use super::progress::ProgressReporter;
 use super::{integrity, pages};
 #[cfg(doc)]
@@ -43,6 +44,10 @@ pub(super) const MAX_REPORTED: usize = 100;
 /// has no more bytes than [`Options::cache_size`](crate::Options::cache_size). Of a larger one,
 /// [`CheckReport::not_checked`] says what was not looked at (with auto-vacuum, CHECK constraints alone). A
 /// [`Store::backup`] looks at all of it.
+///
+/// A table whose schema needs a collation or a function that [`Options::on_connect`](crate::Options::on_connect) has not
+/// defined is in [`CheckReport::not_checked`], with the name that is missing. It is no damage. Of such a table only the pages
+/// are looked at.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -187,7 +192,7 @@ impl<'s> Check<'s> {
         self.reporter.begin();
         let looked = self.engine.inspect(|conn, interrupt| {
             let _watching = self.reporter.watch(conn, interrupt);
-            let left_out = integrity::check(conn, &mut report)?;
+            let left_out = integrity::check(conn, &mut report, Lacking::IsReported)?;
             pages::complete(conn, &self.engine.options, left_out, &mut report)
         });
         self.judge(looked, &mut report)?;
@@ -234,6 +239,11 @@ pub(crate) fn foreign_keys(
             return Ok(());
         }
         match violations(conn, child, report) {
+            Err(error) if lacks_a_name(&error.to_string()) => {
+                report
+                    .not_checked
+                    .push(of_lacking(&format!("the foreign keys of {child}"), &error));
+            }
             Err(error) if is_of_the_table(&error) => {
                 let said = format!("the foreign keys of {child} cannot be checked: {}", reason(&error));
                 if is_damage(&error) {

@@ -34,20 +34,29 @@ struct Virtual {
     sql: String,
 }
 
+/// What happens to a table that needs a function or a collation which the connection does not have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Lacking {
+    /// The check fails: a copy that was not checked is not to count as one that was.
+    Fails,
+    /// It is not checked, and the report says so.
+    IsReported,
+}
+
 /// Checks a database for damage; for a full report, also in the indexes.
-pub(crate) fn check(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<LeftOut> {
+pub(crate) fn check(conn: &Connection, report: &mut CheckReport, lacking: Lacking) -> rusqlite::Result<LeftOut> {
     let virtual_tables = virtual_tables(conn)?;
-    // A virtual table that cannot be opened fails the whole PRAGMA.
+    // A virtual table that cannot be opened fails the whole PRAGMA, and so does a collation that is not there.
     let before = report.clone();
     let one_by_one = match whole(conn, report) {
-        Err(error) if may_be_of_a_table(&error) && !virtual_tables.is_empty() => {
+        Err(error) if may_be_of_a_table(&error) && (!virtual_tables.is_empty() || lacking.passes_over(&error)) => {
             *report = before;
             true
         }
         said => said.map(|()| false)?,
     };
     if one_by_one {
-        each_table(conn, report)?;
+        each_table(conn, report, lacking)?;
     }
     if one_by_one || !report.problems.is_empty() {
         for table in &virtual_tables {
@@ -118,7 +127,7 @@ fn whole(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
 }
 
 /// Checks the tables that have pages, each with its indexes.
-fn each_table(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<()> {
+fn each_table(conn: &Connection, report: &mut CheckReport, lacking: Lacking) -> rusqlite::Result<()> {
     let mut statement = conn.prepare(
         "SELECT 'sqlite_schema' UNION ALL
          SELECT name FROM main.sqlite_schema WHERE type = 'table' AND coalesce(rootpage, 0) <> 0",
@@ -126,7 +135,15 @@ fn each_table(conn: &Connection, report: &mut CheckReport) -> rusqlite::Result<(
     let tables: Vec<String> = statement.query_map([], |row| name(row, 0))?.collect::<Result<_, _>>()?;
     for table in tables {
         let damaged = report.problems.len();
-        let lines = listen(conn, &of_table(report, &table), report)?;
+        let lines = match listen(conn, &of_table(report, &table), report) {
+            Err(error) if lacking.passes_over(&error) => {
+                report
+                    .not_checked
+                    .push(of_lacking(&format!("the table {}", readable(&table)), &error));
+                continue;
+            }
+            lines => lines?,
+        };
         if lines >= MAX_REPORTED && report.problems.len() == damaged {
             report
                 .not_checked
@@ -269,6 +286,30 @@ impl Virtual {
             format!("mend the full-text index with INSERT INTO {table}({table}) VALUES('rebuild')")
         }
     }
+}
+
+impl Lacking {
+    fn passes_over(self, error: &rusqlite::Error) -> bool {
+        self == Self::IsReported && lacks_a_name(&error.to_string())
+    }
+}
+
+/// Whether SQLite says that the connection lacks something that the schema names.
+pub(crate) fn lacks_a_name(said: &str) -> bool {
+    const MISSING: [&str; 5] = [
+        "unknown function",
+        "no such function",
+        "no such collation sequence",
+        "no such module",
+        "no such tokenizer",
+    ];
+    MISSING.iter().any(|missing| said.contains(missing))
+}
+
+/// Why something was not checked that needs what the connection lacks.
+pub(super) fn of_lacking(what: &str, error: &rusqlite::Error) -> String {
+    let reason = reason(error);
+    format!("{what}: {reason} (define it in Options::on_connect, as the programs that use the database do)")
 }
 
 /// Whether the error may concern a virtual table alone: what it needs is not there, or its data is not what its module

@@ -260,6 +260,103 @@ fn missing_function_names_the_way_out() {
     assert!(!Path::new(&path("another")).exists());
 }
 
+/// The check failed with SQLite's error, and said nothing of the tables that need no such name.
+#[test]
+fn missing_collation_is_named_and_no_damage() {
+    check_without_collation(false);
+    check_without_collation(true);
+}
+
+fn check_without_collation(has_virtual_table: bool) {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let collating = |folded: &'static str| {
+        Options::new().on_connect(move |conn, _| {
+            define_twice(conn)?;
+            Ok(conn.create_collation(folded, |a, b| a.to_lowercase().cmp(&b.to_lowercase()))?)
+        })
+    };
+    let fill = "CREATE TABLE sound(id INTEGER PRIMARY KEY, x TEXT NOT NULL); CREATE INDEX of_sound ON sound(x);
+        INSERT INTO sound(x) VALUES ('a'), ('b'), ('c');
+        CREATE TABLE columns(id INTEGER PRIMARY KEY, x TEXT COLLATE folded UNIQUE); INSERT INTO columns(x) VALUES ('A'), ('b');
+        CREATE TABLE listed(x TEXT); CREATE INDEX of_it ON listed(x COLLATE folded); INSERT INTO listed VALUES ('A');
+        CREATE TABLE keys(x TEXT COLLATE folded PRIMARY KEY) WITHOUT ROWID; INSERT INTO keys VALUES ('A');
+        CREATE TABLE children(x TEXT COLLATE folded REFERENCES columns(x)); INSERT INTO children VALUES ('a');
+        CREATE TABLE expressions(x INT); CREATE INDEX of_x ON expressions(twice(x)); INSERT INTO expressions VALUES (1);";
+    // SQLite checks a virtual table in another way.
+    let words = "CREATE VIRTUAL TABLE words USING fts5(text); INSERT INTO words VALUES ('one');";
+    let store = collating("folded").open(&path).unwrap();
+    store
+        .write(move |tx| {
+            tx.execute_batch(fill)?;
+            if has_virtual_table {
+                tx.execute_batch(words)
+            } else {
+                Ok(())
+            }
+        })
+        .unwrap();
+    let report = store.check().full().run().unwrap();
+    assert!(report.is_ok() && report.not_checked.is_empty(), "{report:?}");
+    store.close().unwrap();
+
+    // The rest of the database is checked, and an index that differs from its table is found.
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'CREATE INDEX of_sound ON sound(id)'
+             WHERE name = 'of_sound'",
+        )
+        .unwrap();
+    for full in [false, true] {
+        let store = Store::open(&path).unwrap();
+        let check = store.check();
+        let report = if full { check.full() } else { check }.run().unwrap();
+        let named = |table: &str, missing: &str| {
+            report
+                .not_checked
+                .iter()
+                .any(|said| said.starts_with(table) && said.contains(missing) && said.contains("Options::on_connect"))
+        };
+        for table in ["columns", "listed", "keys"] {
+            let missing = "no such collation sequence: folded";
+            assert!(named(&format!("the table {table}:"), missing), "{table}: {report:?}");
+        }
+        assert!(named("the foreign keys of children:", "folded"), "{report:?}");
+        assert!(report.findings.is_empty() && report.tables >= 6, "{report:?}");
+        assert!(
+            !report.problems.iter().any(|problem| problem.contains("collation")),
+            "{report:?}"
+        );
+        if full {
+            assert!(named("the table expressions:", "twice"), "{report:?}");
+        }
+        assert_eq!(report.is_damaged(), full, "{report:?}");
+        assert!(
+            report.problems.iter().all(|problem| problem.contains("of_sound")),
+            "{report:?}"
+        );
+        assert!(
+            report.to_string().contains("not checked: the table columns"),
+            "{report}"
+        );
+    }
+    // A read that needs it says what to do, and a copy that cannot be checked does not count as checked.
+    let store = Store::open(&path).unwrap();
+    let error = store
+        .read(|tx| tx.all::<(String,)>("SELECT x FROM columns ORDER BY x", []))
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("define it in Options::on_connect"),
+        "{error}"
+    );
+    let error = store.backup(folder.path().join("backup")).run().unwrap_err();
+    assert!(
+        error.to_string().contains("folded") && error.to_string().contains("Role::Copy"),
+        "{error}"
+    );
+}
+
 /// SQLite passes over such a table without a word.
 #[test]
 fn virtual_table_without_module_is_not_checked() {
