@@ -17,7 +17,7 @@ use super::authorizer::policy::{HEADER_VALUES, changes_schema};
 use super::baseline::OwnHooks;
 use super::c_api::{self, Action, Authorizer, Permission};
 use super::pragma::read_back;
-use crate::error::{Error, Result, extended_code, primary_code};
+use crate::error::{Error, ErrorContext, ErrorOrigin, Result, extended_code, message, primary_code};
 use crate::options::{OnConnect, Role};
 use crate::runtime::panic::quietly;
 use crate::runtime::sync::Arc;
@@ -58,7 +58,7 @@ pub(super) fn run(conn: &Connection, on_connect: &OnConnect, role: Role, is_orig
     let called = OwnHooks::of(conn, || {
         on_connect
             .call(conn, role)
-            .map_err(|error| error.with_origin(|source| c_api::gave_last(conn, source)))
+            .map_err(|error| located(error.with_origin(|source| c_api::gave_last(conn, source)), role))
     });
     // From here on the commit hook lets every commit pass.
     watch.has_ended.store(true, Relaxed);
@@ -87,6 +87,37 @@ pub(super) fn run(conn: &Connection, on_connect: &OnConnect, role: Role, is_orig
     }
     quietly(|| drop(conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)));
     Ok(hooks)
+}
+
+/// Says of an error of SQLite that it comes from the function, on which connection, and, unless it is of another database,
+/// what to do.
+fn located(mut error: Error, role: Role) -> Error {
+    if let Error::Sqlite {
+        source,
+        origin,
+        context: context @ None,
+        ..
+    } = &mut error
+    {
+        let is_foreign = *origin == ErrorOrigin::Other;
+        let advice = if is_foreign { "" } else { advice(source, role) };
+        let site = format!("Options::on_connect for Role::{role:?}");
+        *context = Some(Box::new(ErrorContext::of_on_connect(site, advice)));
+    }
+    error
+}
+
+fn advice(error: &rusqlite::Error, role: Role) -> &'static str {
+    match primary_code(error) {
+        Some(ffi::SQLITE_READONLY | ffi::SQLITE_AUTH) if role == Role::Reader => {
+            "; a reader's connection may only read: write for Role::Writer, or in Store::write"
+        }
+        Some(ffi::SQLITE_ERROR) if message(error).starts_with("no such table") => {
+            "; the tables of a new database come after on_connect, with its migrations: use them in Store::write, or only \
+             if they are there"
+        }
+        _ => "; the function must succeed on each connection of the store, or that connection is not opened",
+    }
 }
 
 fn refuse<T>(problem: String) -> Result<T> {

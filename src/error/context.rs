@@ -17,12 +17,22 @@ pub struct ErrorContext {
     pub(crate) site: String,
     pub(crate) statement: Option<String>,
     pub(crate) constraint: Option<Constraint>,
+    /// What to do about it, if that depends on where it happened.
+    pub(crate) advice: &'static str,
 }
 
 impl ErrorContext {
     pub(crate) fn of_statement(statement: Option<String>) -> Self {
         Self {
             statement,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn of_on_connect(site: String, advice: &'static str) -> Self {
+        Self {
+            site,
+            advice,
             ..Self::default()
         }
     }
@@ -55,10 +65,10 @@ impl fmt::Display for Within<'_> {
         if !context.site.is_empty() {
             parts.push(format!("at {}", context.site));
         }
-        if parts.is_empty() {
-            return Ok(());
+        if !parts.is_empty() {
+            write!(f, " ({})", parts.join(", "))?;
         }
-        write!(f, " ({})", parts.join(", "))
+        f.write_str(context.advice)
     }
 }
 

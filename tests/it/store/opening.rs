@@ -1021,6 +1021,64 @@ fn open_returns_error_of_on_connect_unchanged() {
     }
 }
 
+/// It was the error of SQLite alone, as if a query had failed.
+#[test]
+fn failed_statement_of_on_connect_is_named_with_its_role() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    Store::open(&path).unwrap().close().unwrap();
+    for (failing, sql, says) in [
+        (Role::Reader, "CREATE TABLE t(n)", "Role::Writer, or in Store::write"),
+        (Role::Reader, "SELECT * FROM missing", "with its migrations"),
+        (Role::Writer, "SELECT * FROM missing", "with its migrations"),
+        (Role::Writer, "SELECT", "must succeed on each connection"),
+        (Role::Reader, "SELECT", "must succeed on each connection"),
+    ] {
+        let error = Options::new()
+            .on_connect(move |conn, role| {
+                if role == failing {
+                    conn.prepare(sql)?.raw_query().next()?;
+                }
+                Ok(())
+            })
+            .open(&path)
+            .unwrap_err();
+        let text = error.to_string();
+        let site = format!("Options::on_connect for Role::{failing:?}");
+        assert!(text.contains(&site) && text.contains(says), "{sql}: {text}");
+        assert_eq!(error.site(), Some(site.as_str()));
+        assert!(matches!(error, Error::Sqlite { .. }), "{error:?}");
+        Store::open(&path).unwrap().close().unwrap();
+    }
+}
+
+/// A reader that opens later, while reads wait for it.
+#[test]
+fn read_timeout_names_the_role_whose_on_connect_failed() {
+    let readers = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&readers);
+    let store = Options::new()
+        .read_queue_timeout(Duration::from_millis(200))
+        .on_connect(move |conn, role| {
+            if role == Role::Reader && count.fetch_add(1, Ordering::SeqCst) > 0 {
+                conn.execute_batch("CREATE TABLE t(n)")?;
+            }
+            Ok(())
+        })
+        .open_temp()
+        .unwrap();
+    let error = store.read(|_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
+    let text = error.to_string();
+    for part in [
+        "readonly",
+        "Options::on_connect for Role::Reader",
+        "Role::Writer, or in Store::write",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
 #[test]
 fn read_timeout_names_failure_of_on_connect() {
     let readers = Arc::new(AtomicUsize::new(0));

@@ -279,7 +279,12 @@ fn foreign_error_of_on_connect_gives_no_advice() {
     let store = options.clone().open(folder.path().join("app.db")).unwrap();
     for (n, (code, _)) in FOREIGN.iter().enumerate() {
         fails.store(u8::try_from(n).unwrap(), Ordering::SeqCst);
-        let error = options.clone().open(folder.path().join("other.db")).unwrap_err();
+        let mut error = options.clone().open(folder.path().join("other.db")).unwrap_err();
+        let named = " (at Options::on_connect for Role::Writer)";
+        assert!(error.to_string().ends_with(named), "it has no advice: {error}");
+        if let Error::Sqlite { context, .. } = &mut error {
+            *context = None;
+        }
         assert_foreign(&error, *code);
         let error = store.backup(folder.path().join("copy.db")).run().unwrap_err();
         let message = error.to_string();
