@@ -178,16 +178,19 @@ pub enum MigrationError {
         origin: String,
     },
 
-    /// A migration has no down script.
+    /// A migration has no down script. Nothing was undone.
     #[error(
-        "migration {file} cannot be undone: its down script is missing or empty; write it (or restore its file), or \
-         restore a backup from before the migration"
+        "migration {file} cannot be undone: its down script is missing or empty{}; write it (or restore its file), or \
+         restore a backup from before the migration",
+        nor(others)
     )]
     NoDown {
         /// The file, or version and name of a migration from a list.
         file: String,
         /// Its version.
         version: u64,
+        /// The other migrations that were to be undone and have no down script either.
+        others: Vec<String>,
     },
 
     /// A way down does not undo the way up. See [`Migrations::check`](crate::Migrations::check).
@@ -380,6 +383,21 @@ fn other_direction(version: u64, newest: u64, direction: Direction) -> String {
     match direction {
         Direction::Down => format!("{newest} is applied already, which is above {version}: use down"),
         Direction::Up => format!("the newest version applied is {newest}, below {version}: use up"),
+    }
+}
+
+/// How many of the others a message names.
+const MOST_NAMED: usize = 20;
+
+/// The others that cannot be undone either.
+fn nor(others: &[String]) -> String {
+    if others.is_empty() {
+        return String::new();
+    }
+    let named = others[..others.len().min(MOST_NAMED)].join(", ");
+    match others.len().saturating_sub(MOST_NAMED) {
+        0 => format!(", and so are those of {named}"),
+        more => format!(", and so are those of {named} and {more} more"),
     }
 }
 

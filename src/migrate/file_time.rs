@@ -9,6 +9,26 @@ pub(super) fn version(name: &str) -> (String, usize) {
     })
 }
 
+/// The start of a name that begins with a year and a month, or with a date that is none: `2024-03_users`, `2024-3-5_users`.
+/// Its version would be the year alone.
+pub(super) fn part_of_date(name: &str) -> Option<&str> {
+    let mut rest = Rest { name, at: 0 };
+    if rest.digits() != 4 || !(1900..=2999).contains(&rest.take(4).parse().unwrap_or(0)) {
+        return None;
+    }
+    for _ in 0..2 {
+        let before = rest.at;
+        let count = if rest.skip(SEPARATORS) { rest.digits() } else { 0 };
+        if !(1..=2).contains(&count) {
+            rest.at = before;
+            break;
+        }
+        rest.take(count);
+    }
+    let ends = !rest.left().starts_with(|c: char| c.is_ascii_alphanumeric());
+    (rest.at > 4 && ends).then(|| &name[..rest.at])
+}
+
 /// A date, perhaps with a time, that separators divide. `None` for digits alone, which are a version as they are.
 fn time(name: &str) -> Option<(String, usize)> {
     let mut rest = Rest { name, at: 0 };
@@ -167,6 +187,34 @@ mod tests {
             ("2024-03-05-12-monkeys", "20240305", "-12-monkeys"),
         ] {
             assert_eq!(version(name), (digits.to_owned(), name.len() - rest.len()), "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_of_dates_are_found() {
+        for (name, part) in [
+            ("2024-03_users", "2024-03"),
+            ("2024_03_users", "2024_03"),
+            ("2024-03", "2024-03"),
+            ("2024-3-5_users", "2024-3-5"),
+            ("2024-13-05_users", "2024-13-05"),
+            ("2024-03-32_users", "2024-03-32"),
+        ] {
+            assert_eq!(part_of_date(name), Some(part), "{name}");
+        }
+        for name in [
+            "2024_users",
+            "2024",
+            "2024-2fa",
+            "2024-03th",
+            "20240305_users",
+            "0001-02_users",
+            "1234-03-05_users",
+            "001_03_users",
+            "2024-033_users",
+            "2024--03",
+        ] {
+            assert_eq!(part_of_date(name), None, "{name}");
         }
     }
 

@@ -7,7 +7,8 @@
 //! | plain | `001_name.sql` or `001_name.up.sql`; `001_name.down.sql` | SQL alone |
 //! | plain, in folders | `001_name/up.sql`; `001_name/down.sql` | SQL alone |
 //!
-//! A version may be a time with separators in it, as Diesel's `2024-03-05-101500_name`: see `file_time.rs`.
+//! A version may be a time with separators in it, as Diesel's `2024-03-05-101500_name`: see `file_time.rs`. A `V` before
+//! the version, and two underscores after it, as in refinery's and Flyway's `V1__name.sql`, are left out.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -57,7 +58,65 @@ pub(super) fn may_be_one(path: &Path) -> bool {
         .file_name()
         .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let extension = path.extension().unwrap_or_default();
-    !hidden && (extension.eq_ignore_ascii_case("sql") || extension.eq_ignore_ascii_case("go"))
+    let of_refinery = || {
+        path.file_stem()
+            .and_then(|stem| Lettered::read(stem.to_str()?))
+            .is_some()
+    };
+    !hidden
+        && (extension.eq_ignore_ascii_case("sql")
+            || extension.eq_ignore_ascii_case("go")
+            || extension.eq_ignore_ascii_case("rs") && of_refinery())
+}
+
+/// A name of refinery or Flyway: `V1__users`.
+struct Lettered<'n> {
+    /// In upper case: a V for a version; other letters are other kinds of files.
+    letter: char,
+    version: &'n str,
+    /// The length of the letter.
+    begins: usize,
+}
+
+impl<'n> Lettered<'n> {
+    fn read(name: &'n str) -> Option<Self> {
+        let letter = name.chars().next()?.to_ascii_uppercase();
+        let (version, _) = name.get(1..)?.split_once("__")?;
+        let is_version = |c: char| c.is_ascii_digit() || c == '.' || c == '_';
+        let is_one = match letter {
+            'V' | 'U' | 'B' => version.starts_with(|c: char| c.is_ascii_digit()) && version.chars().all(is_version),
+            'R' => version.is_empty(),
+            _ => false,
+        };
+        is_one.then_some(Self {
+            letter,
+            version,
+            begins: 1,
+        })
+    }
+
+    /// Why it cannot be read, and what to do.
+    fn problem(&self) -> Option<String> {
+        let Self { letter, version, .. } = self;
+        match letter {
+            'R' => {
+                Some("a repeatable migration has no version: give it one, and a new file for each change of it".into())
+            }
+            'U' => Some(format!(
+                "U{version}__ is an unversioned migration of refinery, or one of Flyway that undoes V{version}__: name the \
+                 one V{version}__name.sql, and call Migrations::allow_gaps(true) if it may be applied late; name the other \
+                 like its migration, V{version}__name.down.sql"
+            )),
+            'B' => Some(format!(
+                "a baseline of Flyway is no migration here: name it V{version}__name.sql for new databases, and give \
+                 Adopt::Applied to those that are there"
+            )),
+            _ if !version.chars().all(|c| c.is_ascii_digit()) => Some(format!(
+                "the version {version} is no whole number: number the files V1__name.sql, V2__name.sql, .."
+            )),
+            _ => None,
+        }
+    }
 }
 
 /// The common part of the two files of one migration: the digits and the rest of the name.
@@ -128,14 +187,28 @@ impl Name {
             }
         } else if lower.ends_with(".go") && lower.starts_with(|c: char| c.is_ascii_digit()) {
             return Err(refuse("a migration in Go cannot be run here: write it in SQL".into()));
+        } else if lower.ends_with(".rs") {
+            return Err(refuse("a migration in Rust cannot be run here: write it in SQL".into()));
         } else {
             return Ok(None);
         }
+        if let Some(lettered) = Lettered::read(&name) {
+            if let Some(problem) = lettered.problem() {
+                return Err(refuse(problem));
+            }
+            name.drain(..lettered.begins);
+        }
         let (digits, length) = file_time::version(&name);
+        if let Some(part) = file_time::part_of_date(&name).filter(|_| digits.len() == 4) {
+            return Err(refuse(format!(
+                "{part} is no whole date, and the version would be {digits}: write year, month and day with four, two \
+                 and two digits, as in 20240305_name.sql or 2024-03-05_name.sql"
+            )));
+        }
         if digits.is_empty() {
             return Err(refuse(
-                "the name has no version: name the file like 20260401120000_name.sql (Dbmate), 00001_name.sql (Goose) \
-                 or 001_name.sql, or move it elsewhere"
+                "the name has no version: name the file like 20260401120000_name.sql (Dbmate), 00001_name.sql (Goose), \
+                 V1__name.sql (refinery) or 001_name.sql, or move it elsewhere"
                     .into(),
             ));
         }

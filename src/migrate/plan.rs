@@ -151,18 +151,21 @@ impl Migrations {
         target.refuse_other_direction(applied)?;
         // All steps down are checked before the first one.
         let mut down = None;
+        let mut without = Vec::new();
         for (version, applied) in applied.iter().filter(|(version, _)| **version > highest) {
-            match self.find(*version).filter(|migration| migration.down.is_some()) {
-                Some(migration) => down = Some(Step::Down(migration)),
-                None => {
-                    return Err(MigrationError::NoDown {
-                        file: self
-                            .find(*version)
-                            .map_or_else(|| applied.told(*version), |m| m.file.clone()),
-                        version: *version,
-                    });
-                }
+            match self.find(*version) {
+                Some(migration) if migration.down.is_some() => down = Some(Step::Down(migration)),
+                Some(migration) => without.push((*version, migration.file.clone())),
+                None => without.push((*version, applied.told(*version))),
             }
+        }
+        let mut without = without.into_iter();
+        if let Some((version, file)) = without.next() {
+            return Err(MigrationError::NoDown {
+                file,
+                version,
+                others: without.map(|(_, file)| file).collect(),
+            });
         }
         if down.is_some() || matches!(target, Target::DownTo(_)) {
             return Ok(down);

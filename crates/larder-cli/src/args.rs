@@ -210,7 +210,7 @@ pub(crate) enum MigrateVerb {
 
 #[derive(Args, Debug)]
 pub(crate) struct MigrationSet {
-    /// The folder of the migrations: Dbmate's, Goose's, or plain numbered SQL
+    /// The folder of the migrations: Dbmate's, Goose's, refinery's, or plain numbered SQL
     #[arg(long, short, value_name = "FOLDER", default_value = "migrations")]
     pub(crate) folder: PathBuf,
 

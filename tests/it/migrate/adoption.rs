@@ -399,6 +399,28 @@ fn folders_of_diesel_continue_their_database() {
     assert_eq!(number(&store, "SELECT cents FROM prices"), 200);
 }
 
+#[test]
+fn files_of_refinery_continue_their_database() {
+    let ground = Ground::made_by(&[PRICED, REFINERY, REFINERY_ROWS]);
+    let set = || {
+        files(&[
+            ("V1__prices.sql", PRICES[0].1),
+            ("V1__prices.down.sql", "DROP TABLE prices"),
+            ("V02__double.sql", PRICES[1].1),
+            ("v3__more.sql", PRICES[2].1),
+            ("mod.rs", "refinery::embed_migrations!(\".\");"),
+        ])
+    };
+    let names: Vec<_> = set().iter().map(|one| (one.version(), one.name().to_owned())).collect();
+    let expected = [(1, "prices"), (2, "double"), (3, "more")].map(|(version, name)| (version, name.to_owned()));
+    assert_eq!(names, expected);
+    let store = ground.open(set().adopt(Adopt::Refinery)).unwrap();
+    assert_continued(&store);
+    store.close().unwrap();
+    // The same set under plain names is the same set.
+    assert_continued(&ground.open(files(&PRICES)).unwrap());
+}
+
 /// sqlx takes the digits up to the first underscore.
 #[test]
 fn sqlx_versions_of_dates_are_found() {

@@ -90,12 +90,57 @@ fn undo_is_checked_before_its_first_step() {
     assert_has(&error.to_string(), &["migration 1 (t) cannot be undone"]);
     let error = migration_error(Err::<(), _>(error));
     assert!(
-        matches!(&error, MigrationError::NoDown { version: 1, file } if file == "1 (t)"),
+        matches!(&error, MigrationError::NoDown { version: 1, file, others } if file == "1 (t)" && others.is_empty()),
         "{error}"
     );
     assert_eq!(contents(&store), before);
     let undone = steps(&store.migrate_to(1).unwrap());
     assert_eq!(undone, [(3, Direction::Down), (2, Direction::Down)]);
+}
+
+/// The error named the first one, and each further call the next.
+#[test]
+fn all_missing_ways_down_are_named() {
+    let list = (1..=30_u64).map(|version| {
+        let table = format!("t{version}");
+        let one = Migration::new(
+            version,
+            table.clone(),
+            format!("CREATE TABLE {table}(id INTEGER PRIMARY KEY) STRICT"),
+        );
+        if version % 3 == 0 {
+            one.down(format!("DROP TABLE {table}"))
+        } else {
+            one
+        }
+    });
+    let store = store_of(Migrations::new(list));
+    let refused = |version| migration_error(store.migrate_to(version));
+    let error = refused(24);
+    let others = ["26 (t26)", "28 (t28)", "29 (t29)"];
+    assert!(
+        matches!(&error, MigrationError::NoDown { version: 25, file, others: found } if file == "25 (t25)" && *found == others),
+        "{error:?}"
+    );
+    assert_has(
+        &error.to_string(),
+        &["migration 25 (t25) cannot be undone", "26 (t26), 28 (t28), 29 (t29);"],
+    );
+    assert!(!error.to_string().contains("27 (t27)"), "{error}");
+    // Twenty in a message, and all of them for a program.
+    let MigrationError::NoDown { version, others, .. } = &refused(0) else {
+        panic!("it is refused")
+    };
+    assert_eq!((*version, others.len()), (1, 19));
+    let list = (1..=30_u64).map(|version| {
+        Migration::new(
+            version,
+            "t",
+            format!("CREATE TABLE t{version}(id INTEGER PRIMARY KEY) STRICT"),
+        )
+    });
+    let error = migration_error(store_of(Migrations::new(list)).migrate_to(0));
+    assert_has(&error.to_string(), &["migration 1 (t)", "21 (t) and 9 more;"]);
 }
 
 /// Where the missing one's file is gone from a set with gaps, too.
@@ -117,7 +162,7 @@ fn undo_past_missing_migration_is_refused_at_once() {
     let before = contents(&store);
     let error = migration_error(store.migrate_to(0));
     assert!(
-        matches!(&error, MigrationError::NoDown { version: 2, file } if file == "2 (b)"),
+        matches!(&error, MigrationError::NoDown { version: 2, file, others } if file == "2 (b)" && others.is_empty()),
         "{error}"
     );
     assert_eq!(contents(&store), before);

@@ -472,11 +472,33 @@ fn invalid_file_name_is_refused() {
         "schema.sql",
         "up.sql",
         "users/up.sql",
-        "V1__users.sql",
+        "V1_users.sql",
+        "Version1__users.sql",
         "_001_users.sql",
         "users.down.sql",
     ] {
         refused_format(&ground, name, b"SELECT 1", None, how);
+    }
+    for (name, told) in [
+        (
+            "U2__users.sql",
+            &["refinery", "Flyway", "V2__name.sql", "allow_gaps"][..],
+        ),
+        ("R__views.sql", &["repeatable"]),
+        ("B5__all.sql", &["baseline", "Adopt::Applied"]),
+        ("V1_1__users.sql", &["1_1 is no whole number"]),
+        ("v2.3__users.sql", &["2.3 is no whole number"]),
+        ("V2__users.rs", &["Rust", "write it in SQL"]),
+        ("V0__users.sql", &["versions start at 1"]),
+        (
+            "2024-03_users.sql",
+            &["2024-03 is no whole date", "would be 2024", "2024-03-05_name.sql"],
+        ),
+        ("2024_03.sql", &["2024_03 is no whole date"]),
+        ("2024-3-5_users/up.sql", &["2024-3-5 is no whole date"]),
+        ("2024-13-05_users.sql", &["2024-13-05 is no whole date"]),
+    ] {
+        refused_format(&ground, name, b"SELECT 1", None, told);
     }
     refused_format(
         &ground,

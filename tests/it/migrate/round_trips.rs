@@ -83,7 +83,7 @@ fn each_missing_way_down_is_named() {
     let missing: Vec<_> = problems
         .iter()
         .map(|problem| match problem {
-            MigrationError::NoDown { file, version } => (file.as_str(), *version),
+            MigrationError::NoDown { file, version, .. } => (file.as_str(), *version),
             other => panic!("{other:?}"),
         })
         .collect();
