@@ -213,6 +213,21 @@ fn idle_writer_refreshes_statistics_that_readers_use() {
     drop((copy, folder));
 }
 
+/// They stayed as they were in a store that did not write, whatever other processes had written.
+#[test]
+fn store_that_does_not_write_refreshes_statistics_too() {
+    let store = patient().open_temp().unwrap();
+    store.write(|tx| small_table(tx).and_then(|()| grow(tx))).unwrap();
+    let (folder, path) = copy_of(&store);
+    let copy = patient()
+        .optimize_interval(Duration::from_millis(1))
+        .open(&path)
+        .unwrap();
+    until(&copy, |_| plan(&copy).contains("by_place"));
+    assert_eq!(copy.stats().committed_writes, 0);
+    drop((copy, folder));
+}
+
 /// Long before they are due by time.
 #[test]
 fn statistics_are_refreshed_when_the_database_has_doubled() {
