@@ -180,7 +180,7 @@ impl Writer {
 enum Kept {
     #[error("the close timeout was over")]
     TimeOver,
-    #[error("another process is using the WAL")]
+    #[error("another process, or a connection of this one that is not the store's, is using the WAL")]
     InUse,
     #[error("its last transactions could not be written to the replica's folder beside the database")]
     NotReplicated,

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use larder::rusqlite::hooks::{AuthContext, Authorization};
 use larder::rusqlite::{Connection, MAIN_DB};
-use larder::{DryRun, Error, Migration, Migrations, Options, Role, Store};
+use larder::{Access, DryRun, Error, Migration, Migrations, Options, Role, Store};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::names_in;
@@ -265,4 +266,61 @@ fn hooks_that_larder_does_not_need_stay() {
         .unwrap();
     assert_eq!(*writes.lock().unwrap(), 1);
     place.use_copies().unwrap();
+}
+
+/// Connections of the program's own to the store's file, which are still open as the store closes, or close before it.
+#[test]
+fn connections_that_it_leaves_open_poison_no_store() {
+    for (access, is_new) in [
+        (Access::Shared, false),
+        (Access::Shared, true),
+        (Access::Exclusive, false),
+    ] {
+        for sql in ["SELECT count(*) FROM t", "BEGIN; SELECT count(*) FROM t"] {
+            for closes_first in [true, false] {
+                let left: Arc<Mutex<Vec<Connection>>> = Arc::default();
+                let folder = tempdir().unwrap();
+                let path = folder.path().join("app.db");
+                if !is_new {
+                    let store = Store::open(&path).unwrap();
+                    store.write(|tx| tx.execute_batch("CREATE TABLE t(x)")).unwrap();
+                    store.close().unwrap();
+                }
+                let (keeps, raw) = (Arc::clone(&left), path.clone());
+                let options = Options::new()
+                    .access(access)
+                    .busy_timeout(Duration::from_millis(50))
+                    .on_connect(move |_, _| {
+                        let conn = Connection::open(&raw)?;
+                        // The table may not be there yet, and another process could not open the file.
+                        let _ = conn.execute_batch(sql);
+                        keeps.lock().unwrap().push(conn);
+                        Ok(())
+                    });
+                let store = options.open(&path).unwrap();
+                store
+                    .write(|tx| tx.execute_batch("CREATE TABLE IF NOT EXISTS t(x)"))
+                    .unwrap();
+                for n in 0..20 {
+                    store
+                        .write(move |tx| tx.execute("INSERT INTO t VALUES (?1)", [n]))
+                        .unwrap();
+                    let rows = store.read(|tx| tx.scalar::<i64>("SELECT count(*) FROM t", [])).unwrap();
+                    assert_eq!(rows, n + 1);
+                }
+                assert!(!left.lock().unwrap().is_empty());
+                if closes_first {
+                    left.lock().unwrap().clear();
+                }
+                assert!(store.poisoned().is_none(), "{access:?} {sql}: {:?}", store.poisoned());
+                store.close().unwrap();
+                left.lock().unwrap().clear();
+                let store = Store::open(&path).unwrap();
+                let rows = store.read(|tx| tx.scalar::<i64>("SELECT count(*) FROM t", [])).unwrap();
+                assert_eq!(rows, 20, "{access:?} {sql}");
+                assert!(store.check().full().run().unwrap().is_ok());
+                store.close().unwrap();
+            }
+        }
+    }
 }
