@@ -13,17 +13,41 @@ fn signal(child: &Child, name: &str) {
     assert!(status.unwrap().success());
 }
 
-/// Sends a signal, and waits until the process has taken it, where `/proc` tells.
+/// Sends a signal, and waits until the process has handled it, where `/proc` tells: it is pending no more, and no thread
+/// is in its handler, which blocks it.
 fn signal_and_wait(child: &Child, name: &str) {
     signal(child, name);
-    let status = format!("/proc/{}/status", child.id());
-    let is_pending = || {
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let mut lines = text.lines();
-        let pending = lines.find_map(|line| line.strip_prefix("ShdPnd:"));
-        pending.is_some_and(|mask| mask.trim().contains(|digit| digit != '0'))
-    };
-    until("the signal", || !is_pending());
+    let bit = 1
+        << match name {
+            "HUP" => 0,
+            "INT" => 1,
+            _ => 14,
+        };
+    until("the signal", || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", child.id()));
+        let mut threads = threads.into_iter().flatten().flatten();
+        !threads.any(|thread| {
+            let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            let masks = status.lines().filter_map(|line| {
+                let mask = ["SigPnd:", "ShdPnd:", "SigBlk:"]
+                    .iter()
+                    .find_map(|name| line.strip_prefix(name))?;
+                u64::from_str_radix(mask.trim(), 16).ok()
+            });
+            masks.fold(0, |all, mask| all | mask) & bit != 0
+        })
+    });
+}
+
+/// Sends a second signal until the process has ended: as long as the first one is not handled, it counts as that.
+fn signal_until_it_ends(child: &mut Child, name: &str) {
+    until("the end of the process", || {
+        if child.try_wait().unwrap().is_some() {
+            return true;
+        }
+        signal(child, name);
+        false
+    });
 }
 
 /// Waits until something holds.
@@ -189,19 +213,9 @@ fn second_interrupt_ends_the_process_at_once() {
     stdin.write_all(b"id,name\n10,ten\n").unwrap();
     until("the transaction", || is_locked(&place));
     // It waits for stdin, and cannot look at the first one.
-    signal(&child, "INT");
-    signal(&child, "INT");
-    let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            assert_eq!(status.code(), Some(130));
-            break;
-        }
-        assert!(began.elapsed() < Duration::from_secs(60));
-        // The two may have been taken for one.
-        signal(&child, "INT");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    signal_and_wait(&child, "INT");
+    signal_until_it_ends(&mut child, "INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
     drop(stdin);
     assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
     place.say("check app.db --full").assert_code(0);
@@ -244,56 +258,148 @@ fn signals_that_were_ignored_stay_ignored() {
     assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 4);
 }
 
-/// The migration that runs is completed, and the next one is not begun.
-#[test]
-fn interrupted_migrations_stop_between_two() {
-    let place = Place::with_database();
-    let long = "INSERT INTO made SELECT i FROM \
-                (WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT i FROM n);";
-    place.write(
-        "migrations/001_made.sql",
-        format!("-- migrate:up\nCREATE TABLE made(n INTEGER) STRICT;\n{long}\n-- migrate:down\nDROP TABLE made;\n"),
-    );
-    place.write(
-        "migrations/002_more.sql",
-        "-- migrate:up\nCREATE TABLE more(n INTEGER) STRICT;\n-- migrate:down\nDROP TABLE more;\n",
-    );
-    let child = spawn(&place, "migrate up app.db");
-    until("the first migration", || is_locked(&place));
-    signal_and_wait(&child, "INT");
-    let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
-    assert!(
-        run.err.contains("this run has made 1")
-            && run.err.contains("1 made is the newest")
-            && run.err.contains("pending: 1"),
-        "{run:?}"
-    );
-    assert_eq!(place.count("app.db", "SELECT count(*) FROM made"), 3_000_000);
-    place.say("migrate up app.db").assert_code(0);
-    assert_eq!(place.count("app.db", "SELECT count(*) FROM more"), 0);
-    place.say("check app.db --full").assert_code(0);
-}
+const SIGNALS: &[&str] = if cfg!(target_os = "linux") {
+    &["INT", "TERM", "HUP"]
+} else {
+    &["INT", "TERM"]
+};
 
-/// A second Ctrl-C ends the process in the midst of a migration, of which nothing is left.
-#[test]
-fn second_interrupt_undoes_the_running_migration() {
-    let place = Place::with_database();
-    let endless = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+/// Takes a while.
+const LONG: &str = "INSERT INTO made SELECT i FROM (WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n \
+                    WHERE i < 1000000) SELECT i FROM n);";
+
+/// Two migrations, and what each does beside creating or dropping its table.
+fn migrations(place: &Place, up_of_first: &str, down_of_second: &str) {
     place.write(
         "migrations/001_made.sql",
         format!(
-            "-- migrate:up\nCREATE TABLE made(n INTEGER) STRICT;\nINSERT INTO made SELECT count(*) FROM ({endless});\n"
+            "-- migrate:up\nCREATE TABLE made(n INTEGER) STRICT;\n{up_of_first}\n-- migrate:down\nDROP TABLE made;\n"
         ),
     );
-    let child = spawn(&place, "migrate up app.db");
-    until("the migration", || is_locked(&place));
-    signal_and_wait(&child, "INT");
-    assert!(is_locked(&place));
-    signal(&child, "INT");
-    let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
-    assert!(run.err.is_empty(), "{run:?}");
-    let status = place.json("migrate status app.db", 0);
-    let length = |list: &str| status[list].as_array().unwrap().len();
-    assert_eq!((length("applied"), length("pending")), (0, 1));
-    place.say("check app.db --full").assert_code(0);
+    place.write(
+        "migrations/002_more.sql",
+        format!(
+            "-- migrate:up\nCREATE TABLE more(n INTEGER) STRICT;\n-- migrate:down\n{down_of_second}\nDROP TABLE more;\n"
+        ),
+    );
+}
+
+/// Interrupts a command until that is between two migrations. The lock that another process finds may also be that of the
+/// opening, and then none has been made; and the signal may come after the last one.
+fn interrupt_between_two(prepare: impl Fn(&Place), command: &str, name: &str) -> (Place, Run) {
+    for _ in 0..20 {
+        let place = Place::with_database();
+        prepare(&place);
+        let child = spawn(&place, command);
+        until("the first migration", || is_locked(&place));
+        signal_and_wait(&child, name);
+        let run = Run::of(child.wait_with_output().unwrap());
+        if run.code == Some(0) {
+            // The signal was late.
+            continue;
+        }
+        let run = run.assert_code(130);
+        assert!(
+            run.out.is_empty() && run.err.contains("interrupted between two migrations"),
+            "{run:?}"
+        );
+        if !run.err.contains("this run has made 0") {
+            return (place, run);
+        }
+    }
+    panic!("no migration was interrupted");
+}
+
+/// The migration that runs is completed, and the next one is not begun.
+#[test]
+fn interrupted_migrations_stop_between_two() {
+    for name in SIGNALS {
+        let (place, run) = interrupt_between_two(|place| migrations(place, LONG, ""), "migrate up app.db", name);
+        for part in ["this run has made 1", "1 made is the newest", "pending: 1"] {
+            assert!(run.err.contains(part), "{name}: {run:?}");
+        }
+        assert_eq!(place.count("app.db", "SELECT count(*) FROM made"), 1_000_000);
+        place.say("migrate up app.db").assert_code(0);
+        assert_eq!(place.count("app.db", "SELECT count(*) FROM more"), 0);
+        place.say("check app.db --full").assert_code(0);
+    }
+}
+
+/// On the way down, too: the one that runs is undone whole.
+#[test]
+fn interrupted_ways_down_stop_between_two() {
+    for name in SIGNALS {
+        let prepare = |place: &Place| {
+            migrations(place, "", LONG);
+            place.say("migrate up app.db").assert_code(0);
+        };
+        let (place, run) = interrupt_between_two(prepare, "migrate down app.db 0", name);
+        for part in ["this run has made 1", "1 made is the newest", "pending: 1"] {
+            assert!(run.err.contains(part), "{name}: {run:?}");
+        }
+        // What the way down did before it dropped its table.
+        assert_eq!(place.count("app.db", "SELECT count(*) FROM made"), 1_000_000);
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'more'";
+        assert_eq!(place.count("app.db", tables), 0);
+        place.say("migrate down app.db 0").assert_code(0);
+        assert_eq!(
+            place.count("app.db", "SELECT count(*) FROM sqlite_schema WHERE name = 'made'"),
+            0
+        );
+        place.say("check app.db --full").assert_code(0);
+    }
+}
+
+/// The error has a kind of its own for programs.
+#[test]
+fn interrupted_migration_is_told_as_json() {
+    let prepare = |place: &Place| migrations(place, LONG, "");
+    for _ in 0..20 {
+        let place = Place::with_database();
+        prepare(&place);
+        let child = spawn(&place, "migrate up app.db --json");
+        until("the first migration", || is_locked(&place));
+        signal_and_wait(&child, "TERM");
+        let run = Run::of(child.wait_with_output().unwrap());
+        if run.code == Some(0) {
+            continue;
+        }
+        let run = run.assert_code(130);
+        let error = &run.json()["error"];
+        assert_eq!(error["kind"], "interrupted", "{run:?}");
+        if error["message"].as_str().unwrap().contains("this run has made 1") {
+            return;
+        }
+    }
+    panic!("no migration was interrupted");
+}
+
+/// A second signal ends the process in the midst of a migration, of which nothing is left.
+#[test]
+fn second_interrupt_undoes_the_running_migration() {
+    let endless = "INSERT INTO made SELECT count(*) FROM (WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) \
+                   SELECT i FROM n);";
+    for name in ["INT", "TERM"] {
+        // The lock may be that of the opening. Then the first signal ends the process, too, if it is given the time.
+        let ended_by_second = (0..20).any(|_| {
+            let place = Place::with_database();
+            migrations(&place, endless, "");
+            let mut child = spawn(&place, "migrate up app.db");
+            until("the migration", || is_locked(&place));
+            signal_and_wait(&child, name);
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_millis(500) && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            signal_until_it_ends(&mut child, name);
+            let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
+            let status = place.json("migrate status app.db", 0);
+            let length = |list: &str| status[list].as_array().unwrap().len();
+            assert_eq!((length("applied"), length("pending")), (0, 2));
+            place.say("check app.db --full").assert_code(0);
+            assert!(run.err.is_empty() || run.err.contains("this run has made 0"), "{run:?}");
+            run.err.is_empty()
+        });
+        assert!(ended_by_second, "{name}: no migration was interrupted");
+    }
 }
