@@ -50,6 +50,12 @@ pub mod full_text {
     use crate::*;
 }
 
+pub mod vector_search {
+    #![doc = include_str!("../../docs/guide/vector-search.md")]
+    #[allow(unused_imports)]
+    use crate::*;
+}
+
 pub mod migrations {
     #![doc = include_str!("../../docs/guide/migrations.md")]
     #[allow(unused_imports)]

@@ -75,6 +75,21 @@ fn backticked_files_exist() {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 
+/// Its code needs a crate that larder does not depend on, so `cargo test --doc` cannot compile it. `.ci/nightly companions`
+/// compiles the example.
+#[test]
+fn vector_search_guide_has_the_code_of_its_example() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let example = read("tests/companions/examples/vectors.rs");
+    let guide = read("docs/guide/vector-search.md");
+    let blocks: Vec<_> = guide.split("```rust,ignore\n").skip(1).collect();
+    assert!(blocks.len() >= 4, "{}", blocks.len());
+    for block in blocks {
+        let code = block.split("```").next().unwrap_or_default();
+        assert!(example.contains(code), "it is not in the example:\n{code}");
+    }
+}
+
 #[test]
 fn links_lead_to_headings() {
     let documents = documents();

@@ -239,6 +239,18 @@ mod vectors {
         });
         assert!(rolled_back.unwrap());
         assert_eq!(nearest(&store, [0.2, 0.2, 0.2]), [origin, one]);
+        // What the guide says of triggers and of other lengths.
+        let trigger = "CREATE TABLE notes(id INTEGER PRIMARY KEY);
+            CREATE TRIGGER gone AFTER DELETE ON notes BEGIN DELETE FROM vectors WHERE id = old.id; END;
+            INSERT INTO notes VALUES (1); DELETE FROM notes";
+        let unsafe_use = store.write(|tx| tx.execute_batch(trigger)).unwrap_err();
+        assert!(
+            unsafe_use.to_string().contains("unsafe use of virtual table"),
+            "{unsafe_use}"
+        );
+        let insert = "INSERT INTO vectors(place) VALUES (?1)";
+        let short = store.write(|tx| tx.insert(insert, [vec![0_u8; 8]])).unwrap_err();
+        assert!(short.to_string().to_lowercase().contains("dimension"), "{short}");
         let report = store.backup(place("backup.db")).checksum(true).run().unwrap();
         store.backup_compact(place("compact.db")).run().unwrap();
         assert!(store.check().run().unwrap().problems.is_empty());
@@ -252,6 +264,12 @@ mod vectors {
             assert_eq!(nearest(&restored, [0.2, 0.2, 0.2]), [origin, one], "{name}");
         }
         assert!(report.rows > 0);
+        // Without the extension, its tables are restored like others, and `vectors` is not checked.
+        let plain = Store::restore(place("backup.db"), place("plain.db")).unwrap();
+        assert!(plain.check.is_ok(), "{plain}");
+        assert!(plain.check.not_checked[0].contains("no such module: vec0"), "{plain}");
+        let found = options().open(place("plain.db")).unwrap();
+        assert_eq!(nearest(&found, [0.2, 0.2, 0.2]), [origin, one]);
     }
 }
 
