@@ -155,6 +155,8 @@ pub use self::migrate::{
 };
 
 // Bulk work.
+#[cfg(feature = "async")]
+pub use self::bulk::BulkStream;
 pub use self::bulk::retention::{RetainOptions, Retention};
 pub use self::bulk::{Bulk, BulkJob, BulkProgress, BulkReport, BulkRow, OnViolation, Source, Violation};
 #[cfg(feature = "csv")]

@@ -1,14 +1,17 @@
 //! The rows of another database. A thread of its own reads them, since a statement borrows its connection, and hands
 //! them over through a bounded channel. It ends when the job drops the receiver.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 
-use rusqlite::types::Value;
+use rusqlite::InterruptHandle;
 
+use super::handle::Handle;
+use super::key::Part;
 use super::row;
-use super::{BATCH_BYTES, BATCH_ROWS, Resume, Source, Step, sealed};
+use super::{BATCH_BYTES, BATCH_ROWS, CALLBACK_INTERVAL, Resume, Source, Step, sealed, thread};
 use crate::connection::open_other;
 use crate::error::{Error, Result};
 use crate::options::Settings;
@@ -16,26 +19,37 @@ use crate::options::Settings;
 /// Batches in the channel.
 const AHEAD: usize = 4;
 
-type Sent = Result<(Vec<Vec<Value>>, usize)>;
+enum Sent {
+    /// What stops the statement, first of all.
+    Begun(InterruptHandle),
+    Rows(Vec<Vec<Part>>, usize),
+    Failed(Error),
+    End,
+}
 
 /// The source of `copy_from`.
 #[doc(hidden)]
 pub struct Selected {
     path: PathBuf,
+    /// The file of the store.
+    own: PathBuf,
     select: String,
     options: Settings,
     batches: Option<Receiver<Sent>>,
+    interrupt: Option<InterruptHandle>,
     /// Rows that earlier runs have written.
     skip: u64,
 }
 
 impl Selected {
-    pub(super) fn new(options: &Settings, path: &Path, select: &str) -> Self {
+    pub(super) fn new(store: &Handle, path: &Path, select: &str) -> Self {
         Self {
             path: path.to_owned(),
+            own: store.shared.path.to_path_buf(),
             select: select.to_owned(),
-            options: options.clone(),
+            options: store.options.clone(),
             batches: None,
+            interrupt: None,
             skip: 0,
         }
     }
@@ -44,14 +58,14 @@ impl Selected {
         let (sender, receiver) = sync_channel(AHEAD);
         let (path, select, skip) = (self.path.clone(), self.select.clone(), self.skip);
         let options = self.options.clone();
-        let thread = thread::Builder::new().name("larder-bulk".into());
-        thread
-            .spawn(move || {
-                if let Err(error) = read(&path, &select, &options, skip, &sender) {
-                    let _ = sender.send(Err(error));
-                }
-            })
-            .map_err(|error| Error::no_thread(&self.path, "the rows that are copied", error))?;
+        thread("the rows that are copied", &self.path, move || {
+            let last = match read(&path, &select, &options, skip, &sender) {
+                Ok(()) => Sent::End,
+                Err(error) => Sent::Failed(error),
+            };
+            // The job may be over.
+            let _ = sender.send(last);
+        })?;
         Ok(receiver)
     }
 }
@@ -64,6 +78,7 @@ fn read(path: &Path, select: &str, options: &Settings, skip: u64, sender: &SyncS
         problem: format!("its rows cannot be read: {source}"),
         source: Some(Box::new(source)),
     };
+    let _ = sender.send(Sent::Begun(conn.get_interrupt_handle()));
     let mut statement = conn.prepare(select).map_err(told)?;
     let columns = statement.column_count();
     let mut rows = statement.query([]).map_err(told)?;
@@ -73,42 +88,75 @@ fn read(path: &Path, select: &str, options: &Settings, skip: u64, sender: &SyncS
         if at <= skip {
             continue;
         }
-        let values: rusqlite::Result<Vec<Value>> = (0..columns).map(|column| row.get(column)).collect();
+        let values: rusqlite::Result<Vec<Part>> = (0..columns).map(|column| Part::read(row, column)).collect();
         let values = values.map_err(told)?;
         bytes += row::bytes(&values);
         batch.push(values);
         if batch.len() == BATCH_ROWS || bytes >= BATCH_BYTES {
-            if sender.send(Ok((std::mem::take(&mut batch), bytes))).is_err() {
+            if sender.send(Sent::Rows(std::mem::take(&mut batch), bytes)).is_err() {
                 return Ok(());
             }
             bytes = 0;
         }
     }
-    // An empty batch is the end.
     if !batch.is_empty() {
-        let _ = sender.send(Ok((batch, bytes)));
+        let _ = sender.send(Sent::Rows(batch, bytes));
     }
-    let _ = sender.send(Ok((Vec::new(), 0)));
     Ok(())
+}
+
+impl Drop for Selected {
+    /// A job that ends early does not wait for the next row.
+    fn drop(&mut self) {
+        if let Some(interrupt) = &self.interrupt {
+            interrupt.interrupt();
+        }
+    }
+}
+
+/// Whether both are one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    matches!((place(one), place(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 impl sealed::Sealed for Selected {}
 
 impl Source for Selected {
-    type Row = Vec<Value>;
+    type Row = Vec<Part>;
 
-    fn next(&mut self, _is_committed: bool) -> Result<Step<Vec<Value>>> {
+    fn statement(&mut self) -> Result<Option<String>> {
+        if is_same(&self.path, &self.own) {
+            return Err(Error::Options {
+                option: "Bulk::copy_from",
+                problem: format!(
+                    "{} is the file of this store. While the job reads one snapshot of it, the log that the job writes could \
+                     not be checkpointed. Read it in parts by a key, with Store::read, and give them to Bulk::insert",
+                    self.path.display()
+                ),
+            });
+        }
+        Ok(None)
+    }
+
+    fn next(&mut self, _is_committed: bool) -> Result<Step<Vec<Part>>> {
         if self.batches.is_none() {
             self.batches = Some(self.start()?);
         }
-        // The thread that reads ends with a panic alone without an empty batch.
-        let received = self.batches.as_ref().map(Receiver::recv);
-        let Some(Ok(batch)) = received else {
-            return Err(Error::not_started(Error::worker_panicked()));
+        let Some(batches) = &self.batches else {
+            return Ok(Step::End);
         };
-        match batch? {
-            (rows, _) if rows.is_empty() => Ok(Step::End),
-            (rows, bytes) => Ok(Step::Rows(rows, bytes)),
+        match batches.recv_timeout(CALLBACK_INTERVAL) {
+            Ok(Sent::Begun(interrupt)) => {
+                self.interrupt = Some(interrupt);
+                Ok(Step::Nothing)
+            }
+            Ok(Sent::Rows(rows, bytes)) => Ok(Step::Rows(rows, bytes)),
+            Ok(Sent::Failed(error)) => Err(error),
+            Ok(Sent::End) => Ok(Step::End),
+            Err(RecvTimeoutError::Timeout) => Ok(Step::Nothing),
+            // Without its last word it has panicked.
+            Err(RecvTimeoutError::Disconnected) => Err(Error::not_started(Error::worker_panicked())),
         }
     }
 

@@ -1,13 +1,16 @@
 //! How far a resumable job has come: one row of the table `larder_bulk`, written in the transaction of each slice. So
 //! after a kill the row says exactly which rows are there.
 
+use rusqlite::types::Value;
+
 use super::Resume;
 use super::handle::Handle;
+use super::key::Key;
 use crate::error::{Error, Result};
 use crate::transaction::WriteTx;
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS larder_bulk(
-    name TEXT PRIMARY KEY, statement TEXT NOT NULL, rows INTEGER NOT NULL, last_key INTEGER, updated_at TEXT NOT NULL
+    name TEXT PRIMARY KEY, statement TEXT NOT NULL, rows INTEGER NOT NULL, last_key ANY, updated_at TEXT NOT NULL
 ) STRICT, WITHOUT ROWID";
 
 #[derive(Clone)]
@@ -27,12 +30,12 @@ impl Cursor {
         let done = store.write(move |tx| {
             tx.execute_batch(CREATE)?;
             let begun = "SELECT statement, rows, last_key FROM larder_bulk WHERE name = ?1";
-            let begun: Option<(String, i64, Option<i64>)> = tx.optional(begun, [&asked.name])?;
+            let begun: Option<(String, i64, Value)> = tx.optional(begun, [&asked.name])?;
             match begun {
                 None => Ok(Resume::default()),
                 Some((statement, rows, key)) if statement == asked.statement => Ok(Resume {
                     rows: rows.unsigned_abs(),
-                    key,
+                    key: Key::from_value(key),
                 }),
                 Some((statement, rows, _)) => Err(Error::Options {
                     option: "Bulk::resumable",
@@ -54,7 +57,8 @@ impl Cursor {
                     ON CONFLICT(name) DO UPDATE
                     SET rows = excluded.rows, last_key = excluded.last_key, updated_at = excluded.updated_at
                     WHERE larder_bulk.rows = ?5";
-        let values = (&self.name, &self.statement, done.rows as i64, done.key, before as i64);
+        let key = done.key.map(|key| key.to_value());
+        let values = (&self.name, &self.statement, done.rows as i64, key, before as i64);
         if tx.execute(save, values)? == 1 {
             return Ok(());
         }

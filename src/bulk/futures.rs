@@ -7,22 +7,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::thread;
 
-use super::{Bulk, BulkJob, BulkReport, Source};
-use crate::error::{Error, Result};
+use super::{Bulk, BulkJob, BulkReport, Source, thread};
+use crate::error::Result;
 use crate::queue::pending::Queue;
 use crate::queue::slot::{Caller, Reply, Slot};
 use crate::runtime::panic::quietly;
 use crate::write::Shared;
 
 impl<S: Source + Send + 'static> BulkJob<S> {
-    /// As [`run`](Self::run), but on a thread of its own, `larder-bulk`, and returns a future for any runtime. It does
+    /// As [`run`](Self::run), but on threads of its own, `larder-bulk`, and returns a future for any runtime. It does
     /// nothing before its first poll.
     ///
     /// Dropping the future cancels the job at the end of its slice, as the progress callback does: what is committed
-    /// stays. A source that blocks keeps the thread until it has given its next rows. The job does not keep the store
-    /// open: once the last clone of the `Store` is dropped, it ends with [`Error::Closed`] as the reason.
+    /// stays. The job does not keep the store open: once the last clone of the `Store` is dropped, it ends with
+    /// [`Error::Closed`](crate::Error::Closed) as the reason. Neither the job nor the future waits for a source that
+    /// blocks: its thread is left to it, and ends, with the drop of the source, when the next row comes.
     ///
     /// ```
     /// # futures_executor::block_on(async {
@@ -41,7 +41,7 @@ impl<S: Source + Send + 'static> BulkJob<S> {
     ///
     /// # Errors
     ///
-    /// As [`run`](Self::run), and [`Error::Open`] if no thread can be started.
+    /// As [`run`](Self::run), and [`Error::Open`](crate::Error::Open) if no thread can be started.
     ///
     /// # Panics
     ///
@@ -51,7 +51,7 @@ impl<S: Source + Send + 'static> BulkJob<S> {
     pub fn run_async(mut self) -> impl Future<Output = Result<BulkReport>> + Send + use<S> {
         let caller = Location::caller();
         let cancel = self.bulk.cancelled_by();
-        on_a_thread(cancel, move || self.run_at(caller))
+        on_a_thread(cancel, move || self.run_apart(caller))
     }
 }
 
@@ -77,6 +77,11 @@ pub(super) async fn on_a_thread(
     cancel: Cancel,
     job: impl FnOnce() -> Result<BulkReport> + Send + 'static,
 ) -> Result<BulkReport> {
+    start(cancel, job)?.await
+}
+
+/// Starts the thread of a job.
+pub(super) fn start(cancel: Cancel, job: impl FnOnce() -> Result<BulkReport> + Send + 'static) -> Result<Running> {
     cancel.shared.queue.check_caller("run_async")?;
     let slot = Arc::new(Slot::new(Caller::Task));
     let running = Running {
@@ -90,13 +95,12 @@ pub(super) async fn on_a_thread(
         // The waker is user code.
         quietly(|| slot.complete(reply));
     };
-    let thread = thread::Builder::new().name("larder-bulk".into()).spawn(run);
-    thread.map_err(|error| Error::no_thread(&running.shared.path, "a bulk job", error))?;
-    running.await
+    thread("a bulk job", &running.shared.path, run)?;
+    Ok(running)
 }
 
 /// The future of the report. Its drop cancels the job.
-struct Running {
+pub(super) struct Running {
     slot: Arc<Slot<BulkReport>>,
     is_cancelled: Arc<AtomicBool>,
     shared: Arc<Shared>,

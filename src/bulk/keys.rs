@@ -1,8 +1,8 @@
 //! The keys of rows to delete or to update, read from the snapshots of readers.
 //!
 //! A deletion whose condition has an index reads the first keys that the index gives, and again when these rows are gone.
-//! All else is one walk over the table in the order of its rowids, window by window, so each row is looked at once, and
-//! each read is short. It ends at the largest rowid of its start, so rows that triggers add do not keep it going. A
+//! All else is one walk over the table in the order of its keys, window by window, so each row is looked at once, and
+//! each read is short. It ends at the last key of its start, so rows that triggers add do not keep it going. A
 //! deletion whose first row stays (a foreign key, a trigger), or whose index gives keys slowly, goes on as a walk.
 
 use std::collections::HashSet;
@@ -12,16 +12,12 @@ use std::time::{Duration, Instant};
 use rusqlite::ToSql;
 
 use super::handle::Handle;
+use super::key::{Key, KeyColumn, KeyColumns};
 use super::row::{self, BulkRow};
 use super::{BATCH_ROWS, Resume, Source, Step, sealed};
 use crate::connection::sql_text::{quoted, tokens, unquoted};
 use crate::error::{Error, Result};
 use crate::transaction::ReadTx;
-
-/// The column that is the rowid, if one is.
-const ALIAS: &str = "SELECT c.name FROM pragma_table_list AS t, pragma_table_xinfo(t.name, 'main') AS c
-    WHERE t.schema = 'main' AND '\"' || replace(t.name, '\"', '\"\"') || '\"' = ?1 COLLATE NOCASE
-        AND c.pk = 1 AND c.type = 'INTEGER' COLLATE NOCASE";
 
 /// Keys that an index gives at a time.
 const BY_INDEX: i64 = 8192;
@@ -32,6 +28,9 @@ const WIDEST_WINDOW: i64 = 1 << 18;
 
 /// A read that takes less makes the next window wider, one that takes twice as long narrower.
 const SHORT_READ: Duration = Duration::from_millis(20);
+
+/// The names of a rowid.
+const ROWID: [&str; 3] = ["rowid", "_rowid_", "oid"];
 
 /// The source of a deletion or an update.
 #[doc(hidden)]
@@ -46,39 +45,39 @@ pub struct Keys<P> {
     count: usize,
     plan: Option<Plan>,
     /// Keys that were read and not yet given.
-    ready: std::vec::IntoIter<i64>,
-    /// The least rowid that the walk has not looked at; `None` at its end.
-    from: Option<i64>,
+    ready: std::vec::IntoIter<Key>,
+    /// The last key that the walk has looked at.
+    after: Option<Key>,
     window: i64,
-    /// The end of the walk.
-    last: i64,
+    /// The end of the walk. `None` if it has ended.
+    last: Option<Key>,
     /// Keys that the index has given twice: their rows cannot go, and are not looked at once more.
-    stuck: HashSet<i64>,
+    stuck: HashSet<Key>,
     /// The walk begins once all rows so far are committed.
     settles: bool,
 }
 
 /// How the keys are read.
-enum Plan {
-    /// The keys of the last read.
-    ByIndex(Vec<i64>),
-    Walk,
+struct Plan {
+    key: KeyColumns,
+    /// The keys of the last read by an index; `None` of a walk.
+    by_index: Option<Vec<Key>>,
 }
 
 /// The values of the condition, and then the key.
 #[doc(hidden)]
 pub struct KeyRow<P> {
     values: Arc<P>,
-    key: i64,
+    key: Key,
 }
 
 impl<P: BulkRow + Sync> BulkRow for KeyRow<P> {
     fn with_values<T>(&self, f: impl FnOnce(&[&dyn ToSql]) -> T) -> T {
-        with_more(&*self.values, &[&self.key], f)
+        with_more(&*self.values, &self.key.params(), f)
     }
 
-    fn key(&self) -> Option<i64> {
-        Some(self.key)
+    fn key(&self) -> Option<Key> {
+        Some(self.key.clone())
     }
 }
 
@@ -105,200 +104,369 @@ impl<P: BulkRow + Sync> Keys<P> {
         let set = set.map(|set| numbered(set, &mut largest));
         Self {
             store: store.clone(),
-            table: quoted(table),
+            table: table.to_owned(),
             set,
             condition: numbered(condition, &mut largest),
             count: values.with_values(|values| values.len()),
             values: Arc::new(values),
             plan: None,
             ready: Vec::new().into_iter(),
-            from: Some(i64::MIN),
+            after: None,
             window: FIRST_WINDOW,
-            last: i64::MAX,
+            last: None,
             stuck: HashSet::new(),
             settles: false,
         }
     }
 
     /// The statement of one row. The condition stands in it, since the row may have changed since its key was read.
-    pub(super) fn statement(&self) -> String {
-        let Self { table, condition, .. } = self;
-        let key = self.count + 1;
+    ///
+    /// The line feeds end a comment that the parts end with.
+    fn statement_by(&self, key: &KeyColumns) -> String {
+        let table = quoted(&self.table);
+        let condition = &self.condition;
+        let is_row = key.is(self.count + 1);
         match &self.set {
-            None => format!("DELETE FROM main.{table} WHERE ({condition}) AND rowid = ?{key}"),
-            Some(set) => format!("UPDATE main.{table} SET {set} WHERE ({condition}) AND rowid = ?{key}"),
+            None => format!("DELETE FROM main.{table} WHERE ({condition}\n) AND {is_row}"),
+            Some(set) => format!("UPDATE main.{table} SET {set}\n WHERE ({condition}\n) AND {is_row}"),
         }
     }
 
     /// Its limit is the parameter after the values, so that all of them are bound, also those of `SET` alone.
-    fn by_index(&self) -> String {
-        let Self { table, condition, .. } = self;
-        let limit = self.count + 1;
-        format!("SELECT rowid FROM main.{table} WHERE ({condition}) LIMIT ?{limit}")
+    fn by_index(&self, key: &KeyColumns) -> String {
+        let (table, condition, limit) = (quoted(&self.table), &self.condition, self.count + 1);
+        let keys = key.list();
+        format!("SELECT {keys} FROM main.{table} WHERE ({condition}\n) LIMIT ?{limit}")
     }
 
     fn read<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
         self.store.read(f)
     }
 
+    /// Looks up the table, and how its keys are best read.
     fn plan(&mut self) -> Result<Plan> {
         self.check_sql()?;
-        let explain = format!("EXPLAIN QUERY PLAN {}", self.by_index());
-        let newest = format!("SELECT max(rowid) FROM main.{}", self.table);
         let (last, plan) = self.read(|tx| {
-            self.check_table(tx)?;
-            let last: Option<i64> = tx.scalar(&newest, [])?;
+            let table = TableLook::at(tx, &self.table)?;
+            let key = table.key().map_err(|problem| self.refused(&problem))?;
+            self.check_set(&table)?;
+            let (name, keys, order) = (quoted(&self.table), key.list(), key.order(true));
+            let last = format!("SELECT {keys} FROM main.{name} ORDER BY {order} LIMIT 1");
+            let last = tx.query_map(&last, [], |row| key.read(row))?;
+            let explain = format!("EXPLAIN QUERY PLAN {}", self.by_index(&key));
             let steps: Vec<String> = with_more(&*self.values, &[&BY_INDEX], |values| {
                 tx.query_map(&explain, values, |row| row.get("detail"))
             })?;
             let searches = steps.iter().any(|step| step.starts_with("SEARCH "));
             let scans = steps.iter().any(|step| step.starts_with("SCAN "));
-            let by_index = self.set.is_none() && searches && !scans;
-            let plan = if by_index {
-                Plan::ByIndex(Vec::new())
-            } else {
-                Plan::Walk
-            };
-            Ok((last, plan))
+            let by_index = (self.set.is_none() && searches && !scans).then(Vec::new);
+            Ok((last.into_iter().next(), Plan { key, by_index }))
         })?;
-        self.last = last.unwrap_or(i64::MIN);
+        self.last = last;
         Ok(plan)
     }
 
+    fn verb(&self) -> &'static str {
+        if self.set.is_some() {
+            "Bulk::update"
+        } else {
+            "Bulk::delete"
+        }
+    }
+
+    fn wrong(&self, problem: String) -> Error {
+        Error::Options {
+            option: self.verb(),
+            problem,
+        }
+    }
+
+    fn refused(&self, problem: &str) -> Error {
+        self.wrong(format!(
+            "the rows of table {:?} cannot be walked: {problem}",
+            self.table
+        ))
+    }
+
     /// What is evaluated for each row must be of that row alone: a subquery would be run again for each one, on the writer,
-    /// and see what the rows before have become.
+    /// and see what the rows before have become. And it must be a whole expression, which cannot reach over its place in
+    /// the statement.
     fn check_sql(&self) -> Result<()> {
-        let wrong = |problem: String| {
-            let option = if self.set.is_some() {
-                "Bulk::update"
-            } else {
-                "Bulk::delete"
-            };
-            Err(Error::Options { option, problem })
-        };
-        for sql in [self.set.as_deref().unwrap_or_default(), &self.condition] {
+        let set = self.set.as_deref().unwrap_or_default();
+        for sql in [set, &self.condition] {
             let all: Vec<&str> = tokens(sql).collect();
+            let mut depth = 0;
             for (at, token) in all.iter().enumerate() {
+                let is = |word: &str| token.eq_ignore_ascii_case(word);
                 let next = all.get(at + 1).copied().unwrap_or_default();
-                let reads_table = token.eq_ignore_ascii_case("in") && next != "(";
-                if token.eq_ignore_ascii_case("select") || reads_table {
-                    return wrong(format!(
+                let before = at.checked_sub(1).map_or("", |before| all[before]);
+                let is_distinct = before.eq_ignore_ascii_case("distinct");
+                if is("select") || is("in") && next != "(" || is("from") && !is_distinct {
+                    return Err(self.wrong(format!(
                         "`{sql}` reads a table, and would do so again for each row, while rows change: write the keys that are \
                          meant into a table first, or use Store::write"
-                    ));
+                    )));
                 }
                 if token.starts_with([':', '@', '$']) {
-                    return wrong(format!("`{sql}` has a named parameter: number them, ?1, ?2"));
+                    return Err(self.wrong(format!("`{sql}` has a named parameter: number them, ?1, ?2")));
+                }
+                depth += i32::from(is("(")) - i32::from(is(")"));
+                if depth < 0 || is(";") || is("where") || is("returning") {
+                    break;
                 }
             }
-        }
-        let set = self.set.as_deref().unwrap_or_default();
-        let all: Vec<&str> = tokens(set).collect();
-        let names: Vec<_> = all.iter().map(|token| unquoted(token).to_lowercase()).collect();
-        let key = self.read(|tx| tx.optional_scalar::<String>(ALIAS, [&self.table]))?;
-        let is_key = |name: &String| {
-            ["rowid", "_rowid_", "oid"].contains(&name.as_str())
-                || key.as_ref().is_some_and(|key| key.to_lowercase() == *name)
-        };
-        let sets_key = |at: usize| names.get(at).is_some_and(is_key) && all.get(at + 1) == Some(&"=");
-        let begins = (0..all.len()).filter(|at| *at == 0 || all[at - 1] == ",");
-        if begins.into_iter().any(sets_key) {
-            return wrong(format!(
-                "`{set}` sets the rowid, by which the table is walked: use Store::write"
-            ));
+            let ends = all.iter().any(|token| {
+                [";", "where", "returning"]
+                    .iter()
+                    .any(|end| token.eq_ignore_ascii_case(end))
+            });
+            if depth != 0 || ends {
+                return Err(self.wrong(format!(
+                    "`{sql}` is no expression of its own: see its parentheses and keywords"
+                )));
+            }
         }
         Ok(())
     }
 
-    fn check_table(&self, tx: &ReadTx<'_>) -> Result<()> {
-        let look = "SELECT type, wr, EXISTS(SELECT 1 FROM pragma_table_xinfo(t.name, 'main') AS c
-                        WHERE c.name = 'rowid' COLLATE NOCASE AND NOT (c.pk = 1 AND c.type = 'INTEGER' COLLATE NOCASE
-                            AND NOT EXISTS(SELECT 1 FROM pragma_index_list(t.name, 'main') WHERE origin = 'pk')))
-                    FROM pragma_table_list AS t WHERE schema = 'main' AND '\"' || replace(name, '\"', '\"\"') || '\"' = ?1 COLLATE NOCASE";
-        let found: Option<(String, bool, bool)> = tx.optional(look, [&self.table])?;
-        let problem = match found {
-            None => "there is no such table",
-            Some((kind, ..)) if kind != "table" => "it is no ordinary table: delete its rows with Store::write",
-            Some((_, true, _)) => {
-                "it is WITHOUT ROWID, and the walk is by rowid: delete or update ranges of its key with Store::write"
-            }
-            Some((.., true)) => {
-                "it has a column named rowid, which hides the key of the walk: delete or update ranges of its key with \
-                 Store::write"
-            }
-            Some(_) => return Ok(()),
-        };
-        Err(Error::Options {
-            option: "Bulk",
-            problem: format!("the rows of table {} cannot be walked: {problem}", self.table),
-        })
+    /// The walk would meet a row again whose key is set.
+    fn check_set(&self, table: &TableLook) -> Result<()> {
+        let set = self.set.as_deref().unwrap_or_default();
+        let key = table.key_names();
+        match assigned(set).into_iter().find(|name| key.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(self.wrong(format!(
+                "`{set}` sets {name}, part of the key by which the table is walked: use Store::write"
+            ))),
+        }
     }
 
     /// Reads more keys. Returns false at the end.
     fn read_more(&mut self) -> Result<bool> {
-        let keys: Vec<i64> = match self.plan {
-            Some(Plan::ByIndex(_)) => {
-                let sql = self.by_index();
-                let began = Instant::now();
-                let keys: Vec<i64> =
-                    self.read(|tx| with_more(&*self.values, &[&BY_INDEX], |values| tx.scalars(&sql, values)))?;
-                let is_slow = began.elapsed() > 2 * SHORT_READ;
-                let Some(Plan::ByIndex(before)) = self.plan.take() else {
-                    return Ok(false);
-                };
-                let is_stuck = !keys.is_empty() && keys.first() == before.first();
-                let before: HashSet<i64> = before.into_iter().collect();
-                self.stuck.extend(keys.iter().filter(|key| before.contains(key)));
-                self.plan = Some(if is_stuck || is_slow {
-                    self.settles = true;
-                    Plan::Walk
-                } else {
-                    Plan::ByIndex(keys.clone())
-                });
-                if is_stuck {
-                    return Ok(true);
-                }
-                if keys.is_empty() {
-                    return Ok(false);
-                }
-                keys.into_iter().filter(|key| !self.stuck.contains(key)).collect()
-            }
-            _ => match self.from {
-                Some(from) => self.walk(from)?,
-                None => return Ok(false),
-            },
+        let Some(Plan { key, by_index }) = self.plan.take() else {
+            return Ok(false);
         };
+        let (keys, by_index) = match by_index {
+            Some(before) => self.search(&key, before)?,
+            None => (self.walk(&key)?, None),
+        };
+        self.plan = Some(Plan { key, by_index });
+        let Some(keys) = keys else { return Ok(false) };
+        let keys: Vec<Key> = keys.into_iter().filter(|key| !self.stuck.contains(key)).collect();
         self.ready = keys.into_iter();
         Ok(true)
     }
 
-    /// The keys of the next window.
-    fn walk(&mut self, from: i64) -> Result<Vec<i64>> {
-        let Self { table, condition, .. } = self;
-        let end = format!(
-            "SELECT max(key), count(*) FROM (SELECT rowid AS key FROM main.{table} WHERE rowid BETWEEN ?1 AND ?3 ORDER BY rowid LIMIT ?2)"
-        );
-        let (least, most) = (self.count + 1, self.count + 2);
-        let keys = format!(
-            "SELECT rowid FROM main.{table} NOT INDEXED WHERE ({condition}) AND rowid BETWEEN ?{least} AND ?{most}
-             ORDER BY rowid"
-        );
+    /// The next keys of the index, those of the last read being given. `None` at the end. The second value is `None` if a
+    /// walk follows.
+    #[expect(clippy::type_complexity, reason = "both are of the same kind")]
+    fn search(&mut self, key: &KeyColumns, before: Vec<Key>) -> Result<(Option<Vec<Key>>, Option<Vec<Key>>)> {
+        let sql = self.by_index(key);
         let began = Instant::now();
-        let (to, keys) = self.read(|tx| {
-            let (to, rows): (Option<i64>, i64) = tx.one(&end, (from, self.window, self.last))?;
-            let Some(to) = to else { return Ok((None, Vec::new())) };
-            let keys = with_more(&*self.values, &[&from, &to], |values| tx.scalars(&keys, values))?;
-            Ok(((rows == self.window).then_some(to), keys))
+        let keys = self.read(|tx| {
+            with_more(&*self.values, &[&BY_INDEX], |values| {
+                tx.query_map(&sql, values, |row| key.read(row))
+            })
         })?;
-        self.from = to.and_then(|to| to.checked_add(1));
+        let is_slow = began.elapsed() > 2 * SHORT_READ;
+        let is_stuck = !keys.is_empty() && keys.first() == before.first();
+        let before: HashSet<Key> = before.into_iter().collect();
+        self.stuck
+            .extend(keys.iter().filter(|key| before.contains(key)).cloned());
+        if is_stuck {
+            self.settles = true;
+            return Ok((Some(Vec::new()), None));
+        }
+        if keys.is_empty() {
+            return Ok((None, Some(keys)));
+        }
+        self.settles |= is_slow;
+        Ok((Some(keys.clone()), (!is_slow).then_some(keys)))
+    }
+
+    /// The keys of the next window. `None` at the end.
+    fn walk(&mut self, key: &KeyColumns) -> Result<Option<Vec<Key>>> {
+        let Some(last) = self.last.take() else { return Ok(None) };
+        let (table, list, order, indexed) = (quoted(&self.table), key.list(), key.order(false), key.indexed());
+        let range = |first: usize| {
+            let is_after = self.after.as_ref().map(|_| key.is_after(first));
+            let to = first + if is_after.is_some() { key.count() } else { 0 };
+            let is_up_to = key.is_up_to(to);
+            (
+                is_after.map_or(is_up_to.clone(), |is_after| format!("({is_after}) AND ({is_up_to})")),
+                to + key.count(),
+            )
+        };
+        let (in_range, next) = range(1);
+        let end = format!("SELECT {list} FROM main.{table} WHERE {in_range} ORDER BY {order} LIMIT 1 OFFSET ?{next}");
+        let (in_range, _) = range(self.count + 1);
+        let condition = &self.condition;
+        let keys =
+            format!("SELECT {list} FROM main.{table} {indexed} WHERE ({condition}\n) AND {in_range} ORDER BY {order}");
+        let began = Instant::now();
+        let offset = self.window - 1;
+        let (end, keys) = self.read(|tx| {
+            let after = self.after.iter().flat_map(Key::params);
+            let params: Vec<&dyn ToSql> = after
+                .clone()
+                .chain(last.params())
+                .chain([&offset as &dyn ToSql])
+                .collect();
+            let end = tx
+                .query_map(&end, params.as_slice(), |row| key.read(row))?
+                .into_iter()
+                .next();
+            let to = end.as_ref().unwrap_or(&last);
+            let params: Vec<&dyn ToSql> = after.chain(to.params()).collect();
+            let keys = with_more(&*self.values, &params, |values| {
+                tx.query_map(&keys, values, |row| key.read(row))
+            })?;
+            Ok((end, keys))
+        })?;
+        if end.is_some() {
+            self.after = end;
+            self.last = Some(last);
+        }
         let took = began.elapsed();
         if took < SHORT_READ {
             self.window = (self.window * 2).min(WIDEST_WINDOW);
         } else if took > 2 * SHORT_READ {
             self.window = (self.window / 2).max(FIRST_WINDOW);
         }
-        Ok(keys.into_iter().filter(|key| !self.stuck.contains(key)).collect())
+        Ok(Some(keys))
     }
+}
+
+/// What the schema says of a table.
+struct TableLook {
+    kind: Option<String>,
+    is_without_rowid: bool,
+    columns: Vec<ColumnLook>,
+    /// The index of the primary key, and its columns, if it has one.
+    primary: Option<(String, Vec<KeyColumn>)>,
+}
+
+struct ColumnLook {
+    name: String,
+    is_integer: bool,
+    is_of_key: bool,
+}
+
+impl TableLook {
+    fn at(tx: &ReadTx<'_>, table: &str) -> Result<Self> {
+        let list = "SELECT type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
+        let found: Option<(String, bool)> = tx.optional(list, [table])?;
+        let (kind, is_without_rowid) = found.map_or((None, false), |(kind, wr)| (Some(kind), wr));
+        let columns = "SELECT name, type = 'INTEGER' COLLATE NOCASE, pk > 0 FROM pragma_table_xinfo(?1, 'main')";
+        let columns = tx.query_map(columns, [table], |row| {
+            Ok(ColumnLook {
+                name: row.get(0)?,
+                is_integer: row.get(1)?,
+                is_of_key: row.get(2)?,
+            })
+        })?;
+        let index = "SELECT name FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'";
+        let index: Option<String> = tx.optional_scalar(index, [table])?;
+        let primary = match index {
+            None => None,
+            Some(index) => {
+                let columns =
+                    "SELECT name, coll, \"desc\" FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno";
+                let columns = tx.query_map(columns, [&index], |row| {
+                    Ok(KeyColumn {
+                        name: quoted(&row.get::<_, String>(0)?),
+                        collation: quoted(&row.get::<_, String>(1)?),
+                        descends: row.get(2)?,
+                    })
+                })?;
+                Some((quoted(&index), columns))
+            }
+        };
+        Ok(Self {
+            kind,
+            is_without_rowid,
+            columns,
+            primary,
+        })
+    }
+
+    /// The column that is the rowid, if one is.
+    fn alias(&self) -> Option<&ColumnLook> {
+        let mut key = self.columns.iter().filter(|column| column.is_of_key);
+        let (first, second) = (key.next()?, key.next());
+        (first.is_integer && second.is_none() && self.primary.is_none() && !self.is_without_rowid).then_some(first)
+    }
+
+    /// The names of the rowid that no other column has.
+    fn rowid_names(&self) -> impl Iterator<Item = &'static str> {
+        let alias = self.alias().map(|column| &column.name);
+        ROWID.into_iter().filter(move |rowid| {
+            let mut others = self.columns.iter().filter(|column| Some(&column.name) != alias);
+            !others.any(|column| column.name.eq_ignore_ascii_case(rowid))
+        })
+    }
+
+    /// How its rows are found, or why they cannot be.
+    fn key(&self) -> std::result::Result<KeyColumns, String> {
+        match self.kind.as_deref() {
+            None => return Err("there is no such table in the main database".into()),
+            Some("table") => {}
+            Some(_) => return Err("it is no ordinary table: delete or update its rows with Store::write".into()),
+        }
+        if self.is_without_rowid {
+            let (index, columns) = self.primary.as_ref().ok_or("its primary key is not known")?;
+            let columns = columns.iter().map(|column| KeyColumn {
+                name: column.name.clone(),
+                collation: column.collation.clone(),
+                descends: column.descends,
+            });
+            return Ok(KeyColumns::Declared {
+                index: index.clone(),
+                columns: columns.collect(),
+            });
+        }
+        let name = self.rowid_names().next().map(str::to_owned);
+        let name = name.or_else(|| self.alias().map(|column| quoted(&column.name)));
+        name.map(KeyColumns::Rowid).ok_or_else(|| {
+            "columns named rowid, _rowid_ and oid hide the key of the walk: delete or update ranges of its key with \
+             Store::write"
+                .into()
+        })
+    }
+
+    /// The names of the key, in lower case.
+    fn key_names(&self) -> Vec<String> {
+        let name = |column: &ColumnLook| column.name.to_ascii_lowercase();
+        if self.is_without_rowid {
+            return self
+                .columns
+                .iter()
+                .filter(|column| column.is_of_key)
+                .map(name)
+                .collect();
+        }
+        self.rowid_names()
+            .map(str::to_owned)
+            .chain(self.alias().map(name))
+            .collect()
+    }
+}
+
+/// The columns that the text after a `SET` sets, in lower case: of `a = 1` and of `(a, b) = (1, 2)`.
+fn assigned(set: &str) -> Vec<String> {
+    let (mut names, mut depth, mut is_name) = (Vec::new(), 0, true);
+    for token in tokens(set) {
+        match token {
+            "(" => depth += 1,
+            ")" => depth -= 1,
+            "=" if depth == 0 => is_name = false,
+            "," if depth == 0 => is_name = true,
+            "," => {}
+            name if is_name => names.push(unquoted(name).to_ascii_lowercase()),
+            _ => {}
+        }
+    }
+    names
 }
 
 /// The SQL with a number for each `?`, as SQLite gives them: one more than the largest number so far.
@@ -327,13 +495,18 @@ impl<P> sealed::Sealed for Keys<P> {}
 impl<P: BulkRow + Sync> Source for Keys<P> {
     type Row = KeyRow<P>;
 
+    fn statement(&mut self) -> Result<Option<String>> {
+        let plan = self.plan()?;
+        let statement = self.statement_by(&plan.key);
+        self.plan = Some(plan);
+        Ok(Some(statement))
+    }
+
     fn next(&mut self, is_committed: bool) -> Result<Step<KeyRow<P>>> {
-        if self.plan.is_none() {
-            self.plan = Some(self.plan()?);
-        }
         if self.ready.len() == 0 {
+            let by_index = self.plan.as_ref().is_some_and(|plan| plan.by_index.is_some());
             // Otherwise the index would give the same keys again.
-            if (self.settles || matches!(self.plan, Some(Plan::ByIndex(_)))) && !is_committed {
+            if (self.settles || by_index) && !is_committed {
                 return Ok(Step::AfterCommit);
             }
             self.settles = false;
@@ -357,10 +530,21 @@ impl<P: BulkRow + Sync> Source for Keys<P> {
 
     /// What a deletion has deleted is not found again.
     fn resume(&mut self, done: Resume) -> Result<()> {
-        if self.set.is_some()
-            && let Some(key) = done.key
-        {
-            self.from = key.checked_add(1);
+        if self.set.is_some() && done.key.is_some() {
+            let is_rowid = |key: &KeyColumns| matches!(key, KeyColumns::Rowid(_));
+            let fits = match (&self.plan, &done.key) {
+                (Some(plan), Some(Key::Rowid(_))) => is_rowid(&plan.key),
+                (Some(plan), Some(Key::Columns(parts))) => !is_rowid(&plan.key) && plan.key.count() == parts.len(),
+                _ => true,
+            };
+            if !fits {
+                return Err(self.wrong(format!(
+                    "the key of table {:?} is another one than in the earlier runs of this job: call Bulk::forget to begin \
+                     from the first row",
+                    self.table
+                )));
+            }
+            self.after = done.key;
         }
         Ok(())
     }

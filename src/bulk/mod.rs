@@ -2,70 +2,89 @@
 //! write for long.
 //!
 //! ```text
-//! the thread that calls run                         the writer thread
-//!   a source reads rows, batch by batch               slice.rs: one write of the queue, first of its group
-//!     feed.rs: batches that are ready   ------->        writes rows for some milliseconds, saves the cursor
-//!   submits the next slice             <-------         the writes that arrived meanwhile join it; COMMIT
-//!   keys.rs reads the keys of rows to delete or update, from a reader's snapshot
+//! the source's thread, or task     the driver's thread          the writer thread
+//!   source.rs: gives one row         driver.rs: waits until       slice.rs: one write of the queue, first of its group
+//!   after the other to               a slice is due, submits        takes batches from the feed, writes rows for some
+//!   feed.rs, waits for room   --->   it, waits for its reply  --->  milliseconds, saves the cursor
+//!                                    rows are committed      <---   the writes that arrived meanwhile join; COMMIT
 //! ```
 //!
 //! # Who owns what
 //!
-//! The thread of the job owns the source, so user code that blocks or panics there holds no transaction. It submits one
-//! slice at a time, so a job has at most one place in the queue, and a write waits for at most one slice of each job.
-//! The [`Feed`] is shared with the slice; its lock is held to move a batch, and nothing is taken under it.
+//! The source is user code: it may block, fail or panic, and holds no transaction meanwhile. Only its own thread waits for
+//! it. That is the thread that calls `run`, since an iterator need not be `Send`; with `run_async` a thread of its own;
+//! with `insert_stream` the task (`stream.rs`). Rows that it has given are in the [`Feed`], where the driver finds them: it
+//! submits a slice some milliseconds after the first of them, while the source blocks.
+//!
+//! The driver submits one slice at a time, so a job has at most one place in the queue, and a write waits for at most one
+//! slice of each job. It calls the progress callback, looks whether the job is cancelled or the store closes, and has the
+//! result: the source's error or panic goes through the feed. The lock of the feed is held to move a row or a batch, and
+//! nothing is taken under it.
+//!
+//! # Bounded
+//!
+//! The source waits for room: at most eight batches are ready, and at most 32 MB of rows, or one row that is larger, are
+//! not committed.
+//!
+//! # How it ends
+//!
+//! The driver ends first: at a row that fails the job, when the job is cancelled, when the store closes, or when the source
+//! has ended and its rows are committed. The feed is over from then on, and the next row is refused. A source that blocks
+//! then keeps its thread, and nothing else: `run` returns once the source has come back; the future of `run_async` is
+//! ready at once, and the thread ends by itself.
 //!
 //! # Exactly once
 //!
 //! A row leaves the feed when the transaction that wrote it is committed. If another write of its group has made SQLite
-//! end the transaction, the rows are ready again, and the next slice writes them, in a group of its own. The cursor of a resumable job is
-//! written in the transaction of the slice.
+//! end the transaction, the rows are ready again, and the next slice writes them, in a group of its own. The cursor of a
+//! resumable job is written in the transaction of the slice.
 
 mod copy;
 #[cfg(feature = "csv")]
 mod csv;
 mod cursor;
+mod driver;
 mod feed;
 #[cfg(feature = "async")]
 mod futures;
 mod handle;
+mod key;
 mod keys;
 mod report;
 pub(crate) mod retention;
 mod row;
 mod slice;
+mod source;
+#[cfg(feature = "async")]
+mod stream;
 
-use std::iter::Fuse;
 use std::ops::ControlFlow;
-use std::panic::Location;
+use std::panic::{Location, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::copy::Selected;
 #[cfg(feature = "csv")]
 pub use self::csv::{BulkCsv, CsvType};
 use self::cursor::Cursor;
-use self::feed::{Batch, Feed, Found};
+use self::driver::Driver;
+use self::feed::{Feed, Room};
 use self::handle::Handle;
 use self::keys::Keys;
 pub use self::report::{BulkProgress, BulkReport, Violation};
 pub use self::row::BulkRow;
-use self::slice::{Budget, Done, Failed, Slice};
+pub use self::source::Source;
+use self::source::{Resume, Rows, Step, sealed};
+#[cfg(feature = "async")]
+pub use self::stream::BulkStream;
 #[cfg(doc)]
 use crate::Store;
 use crate::engine::Engine;
-use crate::error::{Error, Outcome, Result};
-use crate::options::WhenFull;
-use crate::queue::Submission;
-use crate::queue::pending::Pending;
-use crate::queue::slot::Caller;
-use crate::telemetry::bulk::Running;
+use crate::error::{Error, Result};
 use crate::telemetry::call_site::CallSite;
-use crate::transaction::WriteTx;
-use crate::write::context::WriteOrder;
 
 /// Violations that a report names.
 const MAX_VIOLATIONS: usize = 100;
@@ -74,8 +93,16 @@ const MAX_VIOLATIONS: usize = 100;
 const BATCH_ROWS: usize = 512;
 const BATCH_BYTES: usize = 256 << 10;
 
-/// Batches that are ready before the job waits for the writer.
-const READY: usize = 8;
+/// What a job holds of rows that are not committed.
+const ROOM: Room = Room {
+    batch_rows: BATCH_ROWS,
+    batch_bytes: BATCH_BYTES,
+    batches: 8,
+    bytes: 32 << 20,
+};
+
+/// The least share that can be set.
+const LEAST_SHARE: f64 = 0.01;
 
 /// The default of [`Bulk::slice`].
 const SLICE: Duration = Duration::from_millis(5);
@@ -101,7 +128,7 @@ const RETRY: Duration = Duration::from_millis(10);
 /// A slice stands in the queue for as long as it takes.
 const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The time between two calls of the progress callback.
+/// The time between two calls of the progress callback, and between two looks whether the job is cancelled.
 const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a job does with a row that violates a constraint. See [`Bulk::on_violation`].
@@ -125,10 +152,12 @@ pub enum OnViolation {
 /// meanwhile join its transaction: such a write waits for the rest of a slice and its commit. While no other thread
 /// writes, slices are longer, and faster for each row.
 ///
-/// Foreign keys that are `DEFERRED` are judged at the end of each slice, so a child row and the parent that follows it may
-/// be in two slices, of which the first fails. Write parents first.
+/// Foreign keys that are `DEFERRED` are judged at the end of each slice, and slices end by time. So a child row that comes
+/// before its parent fails the job, whatever [`on_violation`](Self::on_violation) says, unless both happen to be in one
+/// slice; the error says so. Write parents first, or write `NULL` and set the parents by a second job.
 ///
-/// A job runs on the calling thread, which reads the rows, and on the writer thread, which writes them.
+/// A job runs on the calling thread, which reads the rows, on a thread `larder-bulk`, which submits the slices, and on the
+/// writer thread, which writes them. At most 32 MB of its rows, or one row that is larger, are in memory.
 ///
 /// ```
 /// # let store = larder::Store::open_temp()?;
@@ -150,6 +179,7 @@ pub struct Bulk {
     name: Option<String>,
     label: Option<String>,
     slice: Duration,
+    share: f64,
     on_violation: OnViolation,
     progress: Option<Progress>,
     /// Set by the drop of its future.
@@ -165,6 +195,7 @@ impl Bulk {
             name: None,
             label: None,
             slice: SLICE,
+            share: 1.0,
             on_violation: OnViolation::default(),
             progress: None,
             is_cancelled: None,
@@ -189,6 +220,18 @@ impl Bulk {
         self
     }
 
+    /// The part of the writer's time that the job may take while other threads write, from 0.01 to 1. The default is 1.
+    ///
+    /// After a slice that has taken `t` with its commit, the job waits for `t * (1 / share - 1)`: with 0.25, 5 ms of
+    /// writing are followed by 15 ms without. At 1 the next slice follows at once. Other writes do not starve then, either:
+    /// they are in the queue before it and join the commit of the current slice, so each waits for one slice at most. A
+    /// smaller share makes fewer writes wait at all, and leaves the disk to others. While no other thread has written for a
+    /// second, the job takes all. [`BulkStats::share`](crate::BulkStats::share) is the share that it has had.
+    pub fn share(mut self, share: f64) -> Self {
+        self.share = share;
+        self
+    }
+
     /// What the job does with a row that violates a constraint. The default is [`OnViolation::Fail`]. To replace or merge
     /// such rows, use an upsert (`ON CONFLICT .. DO UPDATE`) as the statement.
     pub fn on_violation(mut self, policy: OnViolation) -> Self {
@@ -203,10 +246,10 @@ impl Bulk {
         self
     }
 
-    /// Calls `f` some ten times a second, between two slices. `ControlFlow::Break(())` cancels the job; what is committed
-    /// stays.
+    /// Calls `f` some ten times a second, between two slices and while the source blocks. `ControlFlow::Break(())` cancels
+    /// the job; what is committed stays.
     ///
-    /// The callback runs on the thread that called [`run`](BulkJob::run), and may write to the store.
+    /// The callback runs on the thread that submits the slices, `larder-bulk`, and may write to the store.
     pub fn progress(mut self, f: impl FnMut(&BulkProgress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.progress = Some(Box::new(f));
         self
@@ -226,18 +269,34 @@ impl Bulk {
     /// writes: an `INSERT`, an upsert, an `UPDATE` by key.
     ///
     /// `rows` is any iterator, such as the receiver of a bounded channel that another thread fills. It runs on the
-    /// thread that calls [`run`](BulkJob::run), and no transaction is open while it blocks. Rows are committed in
-    /// batches: the last ones of a source that blocks may follow, and be counted, only with its next rows or its end.
+    /// thread that calls [`run`](BulkJob::run), and no transaction is open while it blocks: the rows that it has given are
+    /// committed some 10 milliseconds after the first of them, however long the next one takes. It has to wait while
+    /// eight batches of 512 rows or 256 KiB are ready for the writer.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE log(n INTEGER, line TEXT) STRICT"))?;
+    /// let (sender, receiver) = std::sync::mpsc::sync_channel(1000);
+    /// let reader = std::thread::spawn(move || {
+    ///     for (n, line) in ["a", "b"].into_iter().enumerate() {
+    ///         sender.send((n as i64, line)).unwrap();
+    ///     }
+    /// });
+    /// let report = store.bulk().insert("INSERT INTO log VALUES (?1, ?2)", receiver).run()?;
+    /// reader.join().unwrap();
+    /// assert_eq!(report.rows, 2);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn insert<R, I>(self, sql: impl Into<String>, rows: I) -> BulkJob<Rows<I::IntoIter>>
     where
         R: BulkRow,
         I: IntoIterator<Item = R>,
     {
-        self.job(sql.into(), Rows(rows.into_iter().fuse()))
+        self.job(sql.into(), Rows::new(rows))
     }
 
     /// Deletes the rows of `table` for which `condition` holds, with `values` as its parameters: `?1`, `?2` and so on, or
-    /// each `?` in turn. The table has a rowid, and is in the main database.
+    /// each `?` in turn. It is an ordinary table of the main database, with a rowid or `WITHOUT ROWID`.
     ///
     /// The keys of these rows are read from snapshots, a few thousand at a time: by the index, if the condition has one,
     /// and otherwise in one walk over the table, up to its largest key at the start. So the writer never scans, and a row
@@ -245,29 +304,38 @@ impl Bulk {
     /// refused, since it would be evaluated again for each row, while rows go.
     pub fn delete<P: BulkRow + Sync>(self, table: &str, condition: &str, values: P) -> BulkJob<Keys<P>> {
         let keys = Keys::to_delete(&self.store, table, condition, values);
-        let sql = keys.statement();
-        self.job(sql, keys)
+        self.job(String::new(), keys)
     }
 
     /// Sets columns of the rows of `table` for which `condition` holds: `set` is what follows `SET` in an `UPDATE`, such
     /// as `"state = 'old', at = ?1"`. `values` are the parameters of both, those of `set` first.
     ///
     /// The keys are read as for [`delete`](Self::delete), in one walk over the table, so each row is updated once. The key
-    /// of the walk, the rowid, cannot be set.
+    /// of the walk cannot be set: the rowid, or the primary key of a table `WITHOUT ROWID`.
     pub fn update<P: BulkRow + Sync>(self, table: &str, set: &str, condition: &str, values: P) -> BulkJob<Keys<P>> {
         let keys = Keys::to_update(&self.store, table, set, condition, values);
-        let sql = keys.statement();
-        self.job(sql, keys)
+        self.job(String::new(), keys)
     }
 
     /// Runs `sql` once for each row that `select` returns from the database at `path`, with its columns as `?1`, `?2`
     /// and so on.
     ///
     /// The other database is opened only to be read, and one snapshot of it is read while the job runs. Its page size and
-    /// its text encoding may differ.
+    /// its text encoding may differ. It cannot be the file of the store itself.
     pub fn copy_from(self, path: impl AsRef<Path>, select: &str, sql: impl Into<String>) -> BulkJob<Selected> {
-        let selected = Selected::new(&self.store.options, path.as_ref(), select);
+        let selected = Selected::new(&self.store, path.as_ref(), select);
         self.job(sql.into(), selected)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.store.shared.queue.check_caller("Bulk::run")?;
+        if (LEAST_SHARE..=1.0).contains(&self.share) {
+            return Ok(());
+        }
+        Err(Error::Options {
+            option: "Bulk::share",
+            problem: format!("it is {}, and has to be from {LEAST_SHARE} to 1", self.share),
+        })
     }
 
     fn job<S: Source>(self, sql: String, source: S) -> BulkJob<S> {
@@ -276,90 +344,6 @@ impl Bulk {
             sql,
             source,
         }
-    }
-}
-
-/// Where the rows of a job come from. Its implementations are larder's.
-#[doc(hidden)]
-pub trait Source: sealed::Sealed {
-    /// Its rows.
-    type Row: BulkRow;
-
-    #[doc(hidden)]
-    fn next(&mut self, is_committed: bool) -> Result<Step<Self::Row>>;
-
-    /// Leaves out what earlier runs have done.
-    #[doc(hidden)]
-    fn resume(&mut self, done: Resume) -> Result<()>;
-
-    /// The number of rows that are left, if it is known.
-    #[doc(hidden)]
-    fn left(&self) -> Option<u64> {
-        None
-    }
-}
-
-/// What earlier runs have done.
-#[doc(hidden)]
-#[derive(Clone, Copy, Default)]
-pub struct Resume {
-    pub(super) rows: u64,
-    /// The key of the last row, of a job that walks over a table.
-    pub(super) key: Option<i64>,
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-/// What a source gives.
-#[doc(hidden)]
-pub enum Step<R> {
-    /// Rows, and the bytes of their values.
-    Rows(Vec<R>, usize),
-    /// No rows yet: the job may look whether it is cancelled.
-    Nothing,
-    /// It needs to see the committed effect of all rows so far.
-    AfterCommit,
-    End,
-}
-
-/// An iterator as a source.
-#[doc(hidden)]
-pub struct Rows<I>(Fuse<I>);
-
-impl<I> sealed::Sealed for Rows<I> {}
-
-impl<R: BulkRow, I: Iterator<Item = R>> Source for Rows<I> {
-    type Row = R;
-
-    fn next(&mut self, _is_committed: bool) -> Result<Step<R>> {
-        let mut bytes = 0;
-        let mut rows = Vec::with_capacity(BATCH_ROWS);
-        while rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
-            let Some(row) = self.0.next() else { break };
-            bytes += row::bytes(&row);
-            rows.push(row);
-        }
-        Ok(if rows.is_empty() {
-            Step::End
-        } else {
-            Step::Rows(rows, bytes)
-        })
-    }
-
-    fn resume(&mut self, done: Resume) -> Result<()> {
-        for _ in 0..done.rows {
-            if self.0.next().is_none() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn left(&self) -> Option<u64> {
-        let (least, most) = self.0.size_hint();
-        (Some(least) == most).then_some(least as u64)
     }
 }
 
@@ -372,312 +356,84 @@ pub struct BulkJob<S> {
 }
 
 impl<S: Source> BulkJob<S> {
-    /// Runs the job, and blocks until it is over.
+    /// Runs the job, and blocks until it is over and its source has come back. A source that blocks keeps this call, also
+    /// after the job was cancelled, has failed or the store has closed: [`run_async`](Self::run_async) does not wait for it.
     ///
     /// # Errors
     ///
     /// [`Error::Bulk`]: how many rows are committed, which row has failed, and why. Among the reasons are a violated
     /// [constraint](Error::constraint), a full disk, and [`Error::Closed`] if the store closes: the job ends with its
     /// current slice. [`Error::Options`] if a job of that name runs already, or belongs to another statement.
+    /// [`Error::Open`] if no thread can be started.
     ///
     /// # Panics
     ///
-    /// If the source, the progress callback or a `ToSql` panics. What is committed stays.
+    /// If the source, the progress callback or a `ToSql` panics. What is committed stays, with the rows that the source
+    /// has given before its panic.
     #[track_caller]
     pub fn run(self) -> Result<BulkReport> {
         self.run_at(Location::caller())
     }
 
+    /// The source is on this thread, the driver on another one.
     fn run_at(self, caller: &'static Location<'static>) -> Result<BulkReport> {
-        let site = CallSite::new(self.bulk.label.clone().map(Into::into), caller);
-        let name = self.bulk.name.as_deref();
-        let store = self.bulk.store;
-        store.shared.queue.check_caller("Bulk::run")?;
-        let running = store
-            .telemetry
-            .bulk
-            .begin(name, site.to_string())
-            .ok_or_else(|| Error::Options {
-                option: "Bulk::resumable",
-                problem: format!(
-                    "the job {:?} is running already in this store",
-                    name.unwrap_or_default()
-                ),
-            })?;
-        let (cursor, done) = match name {
-            Some(name) => {
-                let (cursor, done) = Cursor::open(&store, name, &self.sql)?;
-                (Some(cursor), done)
-            }
-            None => (None, Resume::default()),
-        };
-        let mut source = self.source;
-        source.resume(done)?;
-        let driver = Driver {
-            site,
-            sql: self.sql.into(),
-            on_violation: self.bulk.on_violation,
-            cursor,
-            slice: self.bulk.slice,
-            feed: Arc::new(Feed::new(READY)),
-            running,
-            progress: self.bulk.progress,
-            is_cancelled: self.bulk.is_cancelled,
-            report: BulkReport::starting(done.rows),
-            began: Instant::now(),
-            told: Instant::now(),
-            company: None,
-            rows: FIRST_ROWS,
-            wal_bytes: 0,
-            writes: store.telemetry.counters.writes.get(),
-            attempts: 0,
-            reached: Arc::default(),
-            store,
-        };
-        driver.run(source)
+        let (driver, mut source) = self.start(caller)?;
+        let feed = Arc::clone(&driver.feed);
+        let path = Arc::clone(&driver.store.shared);
+        let thread = thread("a bulk job", &path.path, move || driver.run())?;
+        source::give(&mut source, &feed);
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     }
-}
 
-/// The reply of a slice, which is there or is to be waited for.
-fn reply(slice: &mut Pending<Done>, must_wait: bool) -> Option<Result<Done>> {
-    slice.wait_timeout(if must_wait { PATIENCE } else { Duration::ZERO })
-}
-
-/// The thread of a job, while it runs.
-struct Driver<R> {
-    store: Handle,
-    site: CallSite,
-    sql: Arc<str>,
-    on_violation: OnViolation,
-    cursor: Option<Cursor>,
-    slice: Duration,
-    feed: Arc<Feed<R>>,
-    running: Running,
-    progress: Option<Progress>,
-    is_cancelled: Option<Arc<AtomicBool>>,
-    report: BulkReport,
-    began: Instant,
-    /// The last call of the progress callback.
-    told: Instant,
-    /// The last write of another thread.
-    company: Option<Instant>,
-    /// Rows of the next slice.
-    rows: u64,
-    /// Size of the log as the last slice was submitted.
-    wal_bytes: u64,
-    /// The writes of the store after the last slice.
-    writes: u64,
-    /// Attempts at the current slice.
-    attempts: u32,
-    /// Rows of the current slice so far.
-    reached: Arc<AtomicU64>,
-}
-
-impl<R: BulkRow> Driver<R> {
-    fn run<S: Source<Row = R>>(mut self, mut source: S) -> Result<BulkReport> {
-        let mut slice: Option<Pending<Done>> = None;
-        let mut has_ended = false;
-        // Why the source has ended. The rows before that are written.
-        let mut source_failed = None;
-        loop {
-            let mut drains = has_ended;
-            if !has_ended {
-                match source.next(slice.is_none() && self.feed.is_empty()) {
-                    Ok(Step::Rows(rows, bytes)) => {
-                        self.report.bytes += bytes as u64;
-                        self.feed.push(Batch::new(rows));
-                    }
-                    Ok(Step::Nothing) => {
-                        if slice.is_none() && self.is_cancelled(source.left()) {
-                            return Ok(self.end());
-                        }
-                    }
-                    Ok(Step::AfterCommit) => drains = true,
-                    Ok(Step::End) => (has_ended, drains) = (true, true),
-                    Err(error) => {
-                        source_failed = Some(error);
-                        (has_ended, drains) = (true, true);
-                    }
-                }
-            }
-            loop {
-                let must_wait = drains || !self.feed.is_running();
-                if let Some(reply) = slice.as_mut().and_then(|slice| reply(slice, must_wait)) {
-                    slice = None;
-                    self.finish(reply)?;
-                }
-                if slice.is_none() && !self.feed.is_empty() {
-                    if self.is_cancelled(source.left()) {
-                        return Ok(self.end());
-                    }
-                    slice = Some(self.submit()?);
-                }
-                if slice.is_none() || !drains && matches!(self.feed.wait(), Found::Room) {
-                    break;
-                }
-            }
-            if has_ended && slice.is_none() {
-                return match source_failed {
-                    Some(error) => Err(self.failed(None, None, error)),
-                    None => Ok(self.end()),
-                };
-            }
+    fn start(self, caller: &'static Location<'static>) -> Result<(Driver<S::Row>, S)> {
+        let Self {
+            bulk,
+            mut sql,
+            mut source,
+        } = self;
+        bulk.check()?;
+        let site = CallSite::new(bulk.label.clone().map(Into::into), caller);
+        if let Some(made) = source.statement().map_err(Error::of_bulk)? {
+            sql = made;
         }
+        let (driver, done) = Driver::start(bulk, sql, site, Arc::new(Feed::new(ROOM)))?;
+        source.resume(done)?;
+        Ok((driver, source))
     }
+}
 
-    fn end(mut self) -> BulkReport {
-        self.report.duration = self.began.elapsed();
-        self.report
+#[cfg(feature = "async")]
+impl<S: Source + Send + 'static> BulkJob<S> {
+    /// The driver is on this thread, the source on one of its own. It may block for longer than the job lasts.
+    fn run_apart(self, caller: &'static Location<'static>) -> Result<BulkReport> {
+        let (driver, mut source) = self.start(caller)?;
+        let feed = Arc::clone(&driver.feed);
+        let path = Arc::clone(&driver.store.shared);
+        thread("the rows of a bulk job", &path.path, move || {
+            source::give(&mut source, &feed)
+        })?;
+        driver.run()
     }
+}
 
-    fn failed(&self, row: Option<u64>, line: Option<u64>, source: Error) -> Error {
+impl Error {
+    /// Why a job has not begun.
+    fn of_bulk(source: Self) -> Self {
         Error::Bulk {
-            rows: self.report.resumed_from + self.report.rows,
-            row,
-            line,
+            rows: 0,
+            resumed_from: 0,
+            row: None,
+            line: None,
             source: Box::new(source),
         }
     }
+}
 
-    fn is_alone(&self) -> bool {
-        self.company.is_none_or(|last| last.elapsed() >= COMPANY)
-    }
-
-    fn submit(&mut self) -> Result<Pending<Done>> {
-        let counters = &self.store.telemetry.counters;
-        self.wal_bytes = counters.wal_bytes.get();
-        let is_alone = self.is_alone();
-        let slice = Slice {
-            feed: Arc::clone(&self.feed),
-            shared: Arc::clone(&self.store.shared),
-            sql: Arc::clone(&self.sql),
-            on_violation: self.on_violation,
-            cursor: self.cursor.clone(),
-            reached: Arc::clone(&self.reached),
-            position: self.report.resumed_from + self.report.rows,
-            budget: Budget {
-                slice: self.slice,
-                alone: if is_alone { ALONE.max(self.slice) } else { self.slice },
-                rows: self.rows,
-            },
-        };
-        self.feed.begin();
-        // After a rollback that another write of the group has caused, none may join.
-        let order = WriteOrder::of_slice(self.store.options.durability, self.attempts > 0);
-        let submission = Submission {
-            call: "Bulk::run",
-            site: self.site.clone(),
-            timeout: PATIENCE,
-            caller: Caller::Thread,
-            when_full: WhenFull::Wait,
-        };
-        let submitted = self
-            .store
-            .enqueue(submission, order, move |tx: &WriteTx<'_>| slice.run(tx));
-        submitted.map_err(|error| self.failed(None, None, error))
-    }
-
-    /// Takes the report of a slice.
-    fn finish(&mut self, reply: Result<Done>) -> Result<()> {
-        let done = match reply {
-            Ok(done) => done,
-            Err(error) => return self.retry(error),
-        };
-        self.attempts = 0;
-        self.feed.committed();
-        let others = self.note_company(&done);
-        self.adapt(&done, others);
-        self.report.rows += done.rows;
-        self.report.changed += done.changed;
-        self.report.skipped += done.skipped;
-        self.report.bad_lines += done.bad_lines;
-        let room = MAX_VIOLATIONS - self.report.violations.len();
-        self.report.violations.extend(done.violations.into_iter().take(room));
-        self.report.slices += 1;
-        self.running.note(done.rows, done.took);
-        match done.failed {
-            Some(Failed { line, error }) => {
-                let row = self.report.resumed_from + self.report.rows + 1;
-                Err(self.failed(Some(row), line, error))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// The slice was rolled back or did not start. If that was not the fault of its rows, they are ready again.
-    fn retry(&mut self, error: Error) -> Result<()> {
-        self.attempts += 1;
-        if error.outcome() == Outcome::Local {
-            // Committed, though not known to be in the replica.
-            self.report.rows += self.reached.load(Relaxed);
-        }
-        let nothing_written = matches!(error.outcome(), Outcome::NotStarted | Outcome::RolledBack);
-        if !nothing_written || !error.is_retryable() || self.attempts >= ATTEMPTS {
-            return Err(self.failed(None, None, error));
-        }
-        self.feed.rolled_back();
-        // A log that is full, or another process's lock, takes a while to go.
-        if error.outcome() == Outcome::NotStarted {
-            thread::sleep(RETRY * (1 << (self.attempts - 1)));
-        }
-        Ok(())
-    }
-
-    /// Returns whether other threads have written.
-    fn note_company(&mut self, done: &Done) -> bool {
-        let writes = self.store.telemetry.counters.writes.get();
-        let others = done.made_wait || writes > self.writes + 1;
-        self.writes = writes;
-        if others {
-            self.company = Some(Instant::now());
-        }
-        others
-    }
-
-    /// Sets the number of rows of the next slice by what the commit of this one has added to the log.
-    fn adapt(&mut self, done: &Done, others: bool) {
-        let target = if self.is_alone() && !others {
-            ALONE_LOG
-        } else {
-            SLICE_LOG
-        };
-        let now = self.store.telemetry.counters.wal_bytes.get();
-        // The log may have begun from its start.
-        let added = now.checked_sub(self.wal_bytes).unwrap_or(now);
-        if added > target {
-            let fitting = u128::from(done.rows) * u128::from(target) / u128::from(added);
-            self.rows = (fitting as u64).max(LEAST_ROWS);
-        } else if done.was_full {
-            self.rows *= 2;
-        }
-    }
-
-    /// Whether the job is to end before its next slice: calls the progress callback, if it is due.
-    fn is_cancelled(&mut self, left: Option<u64>) -> bool {
-        self.tell(left);
-        let is_dropped = self.is_cancelled.as_ref().is_some_and(|flag| flag.load(Relaxed));
-        self.report.cancelled |= is_dropped;
-        self.report.cancelled
-    }
-
-    fn tell(&mut self, left: Option<u64>) {
-        let Some(progress) = &mut self.progress else { return };
-        if self.told.elapsed() < CALLBACK_INTERVAL {
-            return;
-        }
-        self.told = Instant::now();
-        let elapsed = self.began.elapsed();
-        let rows = self.report.rows;
-        let rate = rows as f64 / elapsed.as_secs_f64();
-        let now = BulkProgress {
-            rows,
-            rows_per_second: rate,
-            bytes: self.report.bytes,
-            elapsed,
-            eta: left
-                .filter(|_| rows > 0)
-                .and_then(|left| Duration::try_from_secs_f64(left as f64 / rate).ok()),
-        };
-        self.report.cancelled = progress(&now).is_break();
-    }
+fn thread<T: Send + 'static>(
+    part: &str,
+    path: &Path,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>> {
+    let thread = thread::Builder::new().name("larder-bulk".into()).spawn(f);
+    thread.map_err(|error| Error::no_thread(path, part, error))
 }

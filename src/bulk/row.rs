@@ -5,6 +5,7 @@ use rusqlite::ToSql;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use super::OnViolation;
+use super::key::Key;
 
 /// One row of [`Bulk::insert`](super::Bulk::insert): the values of the statement's parameters, `?1` first.
 ///
@@ -17,7 +18,7 @@ pub trait BulkRow: Send + 'static {
 
     /// The key of the row, of a job that walks over a table.
     #[doc(hidden)]
-    fn key(&self) -> Option<i64> {
+    fn key(&self) -> Option<Key> {
         None
     }
 

@@ -61,6 +61,9 @@ pub(super) struct Done {
     pub(super) made_wait: bool,
     /// Whether it ended because it had written its rows.
     pub(super) was_full: bool,
+    /// When it began.
+    pub(super) began: Option<Instant>,
+    /// Its time on the writer thread, without the commit.
     pub(super) took: Duration,
 }
 
@@ -73,9 +76,7 @@ pub(super) struct Failed {
 
 impl<R: BulkRow> Slice<R> {
     pub(super) fn run(self, tx: &WriteTx<'_>) -> Result<Done> {
-        let result = self.write(tx);
-        self.feed.end();
-        result
+        self.write(tx)
     }
 
     fn write(&self, tx: &WriteTx<'_>) -> Result<Done> {
@@ -104,7 +105,9 @@ impl<R: BulkRow> Slice<R> {
             }
             done.rows += 1;
             self.reached.store(done.rows, Relaxed);
-            last_key = row.key();
+            if self.cursor.is_some() {
+                last_key = row.key();
+            }
             if done.rows >= self.budget.rows {
                 done.was_full = true;
                 return Ok(Next::StopAfter);
@@ -122,6 +125,7 @@ impl<R: BulkRow> Slice<R> {
             let rows = self.position + done.rows;
             cursor.save(tx, self.position, Resume { rows, key: last_key })?;
         }
+        done.began = Some(began);
         done.took = began.elapsed();
         Ok(done)
     }
@@ -135,6 +139,8 @@ impl<R: BulkRow> Slice<R> {
         }
         match row.with_values(|values| tx.execute(&self.sql, values)) {
             Ok(changed) => Ok((changed > 0, None)),
+            // Of another row of the source it may be right.
+            Err(error) if error.is_of_count() => Ok((false, Some((error, OnViolation::Fail)))),
             Err(error) if error.is_of_values() && !tx.has_ended() => Ok((false, Some((error, self.on_violation)))),
             Err(error) => Err(error),
         }

@@ -178,17 +178,22 @@ pub enum Error {
 
     /// A bulk job stopped before its end. The rows before that are committed, and stay.
     #[error(
-        "the bulk job stopped{} with {rows} rows committed: {source}",
+        "the bulk job stopped{} with {rows} rows committed{}: {source}",
         match (row, line) {
             (Some(row), Some(line)) => format!(" at line {line} (row {row} of its source)"),
             (Some(row), None) => format!(" at row {row} of its source"),
             (None, _) => String::new(),
+        },
+        match resumed_from {
+            0 => String::new(),
+            rows => format!(", after {rows} of earlier runs"),
         }
     )]
     Bulk {
-        /// How many rows of the source are committed, with those that were skipped and those of earlier runs of a
-        /// resumable job.
+        /// How many rows of the source this run has committed, with those that were skipped.
         rows: u64,
+        /// How many rows earlier runs of a resumable job have committed.
+        resumed_from: u64,
         /// The number of the row that the error is about, from 1.
         row: Option<u64>,
         /// The number of its line, if the source is a CSV file, from 1.
@@ -859,6 +864,17 @@ impl Error {
                 primary_code(source),
                 Some(ffi::SQLITE_CONSTRAINT | ffi::SQLITE_MISMATCH | ffi::SQLITE_TOOBIG)
             )
+    }
+
+    /// Whether the number of values is not that of the parameters.
+    pub(crate) fn is_of_count(&self) -> bool {
+        matches!(
+            self,
+            Error::Sqlite {
+                source: rusqlite::Error::InvalidParameterCount(..),
+                ..
+            }
+        )
     }
 
     fn violated(&self) -> Option<Kind> {

@@ -80,7 +80,7 @@ impl BulkFigures {
                 age,
                 rows: job.rows,
                 rows_per_second: per_second(job.rows as f64),
-                share: per_second(job.writing.as_secs_f64()),
+                share: per_second(job.writing.as_secs_f64()).min(1.0),
             }
         });
         stats.collect()

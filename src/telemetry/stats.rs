@@ -398,7 +398,8 @@ pub struct BulkStats {
     pub rows: u64,
     /// Rows per second of this run.
     pub rows_per_second: f64,
-    /// The part of the time for which the job has had the writer thread, from 0 to 1. Commits do not count.
+    /// The part of the time for which the job has had the writer thread, from 0 to 1: its slices, each with its commit and
+    /// the writes that joined it. See [`Bulk::share`](crate::Bulk::share).
     pub share: f64,
 }
 

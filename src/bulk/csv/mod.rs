@@ -24,7 +24,7 @@ use rusqlite::types::Value;
 use self::columns::{Column, Field, Target};
 use self::input::Input;
 use super::row::{self, BulkRow};
-use super::{BATCH_BYTES, BATCH_ROWS, Bulk, BulkJob, BulkReport, OnViolation, Resume, Source, Step, sealed};
+use super::{Bulk, BulkJob, BulkReport, OnViolation, Resume, Source, Step, sealed};
 use crate::error::{Error, Result};
 
 /// The default of [`BulkCsv::max_line`].
@@ -224,8 +224,12 @@ impl<R: Read> BulkCsv<R> {
     }
 
     fn run_at(self, caller: &'static Location<'static>) -> Result<BulkReport> {
+        self.checked_job()?.run_at(caller)
+    }
+
+    fn checked_job(self) -> Result<BulkJob<Lines<R>>> {
         self.bulk.store.shared.queue.check_caller("Bulk::run")?;
-        self.job()?.run_at(caller)
+        self.job()
     }
 
     /// Reads the header, and looks up the table.
@@ -255,7 +259,6 @@ impl<R: Read> BulkCsv<R> {
             columns: Vec::new(),
             nulls: self.nulls,
             on_bad_line: self.on_bad_line,
-            failed: None,
         };
         let names = lines.names(self.has_header, self.columns)?;
         lines.width = names.len();
@@ -286,7 +289,7 @@ impl<R: Read + Send + 'static> BulkCsv<R> {
     pub fn run_async(mut self) -> impl Future<Output = Result<BulkReport>> + Send + use<R> {
         let caller = Location::caller();
         let cancel = self.bulk.cancelled_by();
-        super::futures::on_a_thread(cancel, move || self.run_at(caller))
+        super::futures::on_a_thread(cancel, move || self.checked_job()?.run_apart(caller))
     }
 }
 
@@ -340,8 +343,6 @@ pub(super) struct Lines<R> {
     columns: Vec<Column>,
     nulls: Vec<Vec<u8>>,
     on_bad_line: OnViolation,
-    /// Why no more lines can be read, once those before are given.
-    failed: Option<Error>,
 }
 
 /// A line of the file.
@@ -458,28 +459,16 @@ impl<R: Read> Source for Lines<R> {
     type Row = Line;
 
     fn next(&mut self, _is_committed: bool) -> Result<Step<Line>> {
-        let (mut rows, mut bytes) = (Vec::with_capacity(BATCH_ROWS), 0);
-        while self.failed.is_none() && rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
-            match self.read() {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    self.failed = Some(error);
-                    break;
-                }
-            }
-            let row = Line {
-                number: self.line,
-                values: self.values(),
-                on_bad_line: self.on_bad_line,
-            };
-            bytes += row::bytes(&row);
-            rows.push(row);
+        if !self.read()? {
+            return Ok(Step::End);
         }
-        if !rows.is_empty() {
-            return Ok(Step::Rows(rows, bytes));
-        }
-        self.failed.take().map_or(Ok(Step::End), Err)
+        let row = Line {
+            number: self.line,
+            values: self.values(),
+            on_bad_line: self.on_bad_line,
+        };
+        let bytes = row::bytes(&row);
+        Ok(Step::Row(row, bytes))
     }
 
     fn resume(&mut self, done: Resume) -> Result<()> {

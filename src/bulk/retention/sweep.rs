@@ -18,7 +18,7 @@ use super::clock_guard::{ClockGuard, Held, LONGEST_HOLD, Reading};
 use super::look::{self, OldRow, Position, Refusal, Target};
 use super::record::{self, Record};
 use super::{Retainer, Rule};
-use crate::bulk::feed::{Batch, Feed};
+use crate::bulk::feed::Feed;
 use crate::bulk::slice::{Budget, Done, Slice};
 use crate::bulk::{ALONE_LOG, LEAST_ROWS, OnViolation, PATIENCE, SLICE, SLICE_LOG};
 use crate::engine::Engine;
@@ -523,10 +523,8 @@ impl Sweeper {
     }
 
     fn delete(&mut self, rule: &Rule, delete: String, rows: Vec<OldRow>) -> Result<Done> {
-        let feed = Arc::new(Feed::new(1));
         let count = rows.len() as u64;
-        feed.push(Batch::new(rows));
-        feed.begin();
+        let feed = Arc::new(Feed::of(rows));
         let slice = Slice {
             feed,
             shared: Arc::clone(&self.shared),

@@ -111,11 +111,20 @@ fn job_that_waits_for_its_source_does_not_keep_a_dropped_store_open() {
     let mut job = pin!(store.bulk().insert(INSERT, receiver).run_async());
     start(job.as_mut());
     sender.send((1,)).unwrap();
+    until(&store, |_| count(&store) == 1);
     drop(store);
+    // The source still blocks.
+    let error = block_on(job).unwrap_err();
+    assert!(
+        matches!(&error, Error::Bulk { rows: 1, source, .. } if matches!(**source, Error::Closed)),
+        "{error}"
+    );
     let store = Store::open(&path).unwrap();
-    drop(sender);
-    assert!(matches!(block_on(job), Err(Error::Bulk { source, .. }) if matches!(*source, Error::Closed)));
-    assert_eq!(count(&store), 0);
+    assert_eq!(count(&store), 1);
+    // Its thread ends with the next row: nothing takes it.
+    let _ = sender.send((2,));
+    while sender.send((3,)).is_ok() {}
+    assert_eq!(count(&store), 1);
 }
 
 #[test]

@@ -141,3 +141,70 @@ fn damaged_part_keeps_the_rows_before_the_damage() {
     assert_eq!(count(&place.store), rows as i64);
     assert!(place.store.check().run().unwrap().is_ok());
 }
+
+#[test]
+fn part_that_is_the_store_or_in_use_is_refused_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("app.db");
+    let store = Store::open(&own).unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"))
+        .unwrap();
+    let link = folder.path().join("link.db");
+    std::os::unix::fs::symlink(&own, &link).unwrap();
+    for path in [&own, &link] {
+        let error = store
+            .bulk()
+            .copy_from(path, "SELECT * FROM t", INSERT)
+            .run()
+            .unwrap_err();
+        assert!(error.to_string().contains("the file of this store"), "{error}");
+    }
+    store.close().unwrap();
+
+    let place = Place::new();
+    let (path, conn) = place.part("", 0, 10);
+    conn.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let options = larder::Options::new().busy_timeout(std::time::Duration::from_millis(10));
+    let store = options.open_temp().unwrap();
+    let error = store.bulk().copy_from(&path, SELECT, INSERT).run().unwrap_err();
+    assert!(
+        error.to_string().contains("locked") && error.to_string().contains("part 0.db"),
+        "{error}"
+    );
+    let folder = place.folder.path();
+    let error = store.bulk().copy_from(folder, SELECT, INSERT).run().unwrap_err();
+    assert!(error.to_string().contains(&folder.display().to_string()), "{error}");
+    conn.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(place.copy(&path).unwrap().rows, 10);
+}
+
+#[test]
+fn text_that_is_no_utf8_is_copied_as_it_is() {
+    let place = Place::new();
+    let (path, conn) = place.part("", 0, 1);
+    conn.execute("INSERT INTO part VALUES (7, CAST(X'61FF62' AS TEXT))", [])
+        .unwrap();
+    assert_eq!(place.copy(&path).unwrap().rows, 2);
+    let hex: String = place
+        .store
+        .read(|tx| tx.scalar("SELECT hex(text) FROM t WHERE id = 7", []))
+        .unwrap();
+    assert_eq!(hex, "61FF62");
+}
+
+/// A query that gives no row for hours does not keep a job that is cancelled.
+#[test]
+fn query_without_rows_is_interrupted_by_the_end_of_its_job() {
+    let place = Place::new();
+    let (path, _conn) = place.part("", 0, 10);
+    let endless = "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i) SELECT i, i FROM i WHERE i < 0";
+    let report = place
+        .store
+        .bulk()
+        .progress(|_| std::ops::ControlFlow::Break(()))
+        .copy_from(&path, endless, INSERT)
+        .run()
+        .unwrap();
+    assert!(report.cancelled && report.rows == 0, "{report:?}");
+}

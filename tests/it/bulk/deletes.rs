@@ -15,7 +15,8 @@ fn store(rows: i64) -> Store {
                  CREATE INDEX t_by_at ON t(at);
                  CREATE TABLE child(parent INTEGER REFERENCES t(id)) STRICT;
                  CREATE TABLE pair(a INTEGER, b INTEGER, PRIMARY KEY(a, b)) STRICT, WITHOUT ROWID;
-                 CREATE TABLE hidden(rowid TEXT) STRICT;
+                 CREATE TABLE hidden(rowid TEXT, _ROWID_ TEXT, oid TEXT) STRICT;
+                 CREATE VIRTUAL TABLE words USING fts5(word);
                  CREATE VIEW v AS SELECT * FROM t",
             )?;
             let fill = "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < ?1)
@@ -169,8 +170,8 @@ fn tables_that_cannot_be_walked_are_refused() {
     let store = store(1);
     for (table, reason) in [
         ("missing", "no such table"),
-        ("pair", "WITHOUT ROWID"),
-        ("hidden", "column named rowid"),
+        ("hidden", "hide the key"),
+        ("words", "no ordinary table"),
         ("v", "no ordinary table"),
     ] {
         let error = store.bulk().delete(table, "1", Vec::<i64>::new()).run().unwrap_err();
@@ -202,13 +203,19 @@ fn conditions_of_more_than_the_row_are_refused() {
         assert!(matches!(error, Error::Bulk { rows: 0, .. }), "{error}");
         assert!(error.to_string().contains("Bulk::delete"), "{error}");
     }
-    for set in ["id = id + 1000", "n = 1, rowid = -id", "\"ID\" = 7"] {
+    for set in [
+        "id = id + 1000",
+        "n = 1, rowid = -id",
+        "\"ID\" = 7",
+        "(n, id) = (1, 2)",
+        "n = max(1, 2), [oid] = 3",
+    ] {
         let error = store
             .bulk()
             .update("t", set, "n = 0", Vec::<i64>::new())
             .run()
             .unwrap_err();
-        assert!(error.to_string().contains("sets the rowid"), "{error}");
+        assert!(error.to_string().contains("part of the key"), "{error}");
     }
     assert_eq!(rows_where(&store, "n = 0"), 100);
     // Lists of values are of the row alone.

@@ -165,7 +165,8 @@ fn panic_of_source_holds_no_transaction() {
         .unwrap();
     assert!(store.stats().bulk.is_empty());
     let there = count(&store);
-    assert!(there < 9000, "{there}");
+    // Those before the panic.
+    assert_eq!(there, 9000);
     assert_eq!(sum(&store), (0..there).sum::<i64>());
     assert!(store.close().unwrap().wal_truncated);
 }
@@ -187,9 +188,13 @@ fn source_that_blocks_holds_no_transaction() {
         for row in rows(0, 3000) {
             sender.send(row).unwrap();
         }
-        // The first batch is committed. The job waits for more, and no closure runs.
+        // All are committed, also those that are no full batch. The job waits for more, and no closure runs.
         until(&store, |stats| {
-            stats.bulk.iter().any(|job| job.site == "slow source") && count(&store) > 0
+            stats
+                .bulk
+                .iter()
+                .any(|job| job.site == "slow source" && job.rows == 3000)
+                && count(&store) == 3000
         });
         until(&store, |stats| stats.running_write.is_none());
         store
@@ -273,6 +278,22 @@ fn resumable_job_goes_on_behind_its_rows() {
     // It is done; then the source has grown.
     let report = run(3000).unwrap();
     assert_eq!((report.resumed_from, report.rows), (3000, 0));
+    // It fails before it has committed a row: that is no partial outcome.
+    let broken = rows(0, 3000).chain([(0, "twice".to_owned())]);
+    let failed = store
+        .bulk()
+        .resumable("import")
+        .insert(INSERT, broken)
+        .run()
+        .unwrap_err();
+    let text = failed.to_string();
+    assert!(
+        text.starts_with(
+            "the bulk job stopped at row 3001 of its source with 0 rows committed, after 3000 of earlier runs: "
+        ),
+        "{text}"
+    );
+    assert_eq!(failed.outcome(), Outcome::RolledBack);
     let report = run(4000).unwrap();
     assert_eq!((report.resumed_from, report.rows), (3000, 1000));
     assert_eq!(

@@ -1,6 +1,8 @@
 //! Bulk jobs: every row once, beside other writes, through errors, cancellations and kills.
 
 #[cfg(feature = "async")]
+mod async_streams;
+#[cfg(feature = "async")]
 mod awaited;
 pub(crate) mod checkpoints;
 mod copy_from;
@@ -8,4 +10,7 @@ mod copy_from;
 pub(crate) mod csv;
 mod deletes;
 pub(crate) mod inserts;
+mod keyed;
+pub(crate) mod misuse;
 pub(crate) mod retention;
+mod sources;

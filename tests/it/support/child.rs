@@ -34,6 +34,7 @@ const CHILDREN: &[(&str, Run)] = &[
     #[cfg(feature = "csv")]
     ("bulk::csv", crate::bulk::csv::child),
     ("bulk::inserts", crate::bulk::inserts::child),
+    ("bulk::misuse", crate::bulk::misuse::child),
     ("bulk::retention", crate::bulk::retention::child),
     ("connection::causes", crate::connection::causes::child),
     ("connection::file_changes", crate::connection::file_changes::child),

@@ -40,6 +40,7 @@ scenarios! {
     submitting_tasks
     order
     bulk_jobs
+    bulk_streams
     bulk_closing
     deadlines
     writer_held
@@ -1121,15 +1122,32 @@ fn replicated_closing() {
 
 // ---- bulk jobs ----
 
-/// A bulk job beside writes. Some of its slices fail, and their rows are written once more.
+/// A bulk job beside writes. Some of its slices fail, and their rows are written once more. Its source blocks until rows
+/// are committed.
 fn bulk_jobs() {
     let world = world(1, 1);
+    let job = bulk::Job::new(9);
+    let source = Arc::clone(&job);
     let callers = [
         world.caller(|world| {
             world.write((0, 0), WriteOptions::new());
             world.write_async((0, 1), FAR);
         }),
-        world.caller(|world| bulk::job(&world.store, 5)),
+        world.caller(move |_| source.give()),
+        world.caller(move |world| job.drive(&world.store)),
+    ];
+    world.end(callers);
+}
+
+/// The same with a source that is a task.
+fn bulk_streams() {
+    let world = world(1, 1);
+    let job = bulk::Job::new(9);
+    let source = Arc::clone(&job);
+    let callers = [
+        world.caller(|world| world.write((0, 0), WriteOptions::new())),
+        world.caller(move |_| source.give_polled()),
+        world.caller(move |world| job.drive(&world.store)),
     ];
     world.end(callers);
 }
@@ -1137,11 +1155,15 @@ fn bulk_jobs() {
 /// The store closes while a bulk job runs.
 fn bulk_closing() {
     let world = world(1, 1);
-    let job = world.caller(|world| bulk::job(&world.store, 5));
+    let job = bulk::Job::new(9);
+    let source = Arc::clone(&job);
+    let is_task = one_in(2);
+    let source = world.caller(move |_| if is_task { source.give_polled() } else { source.give() });
+    let driver = world.caller(move |world| job.drive(&world.store));
     let closing = world.caller(|world| {
         world.close(ms(1));
     });
-    world.end([job, closing]);
+    world.end([source, driver, closing]);
 }
 
 // ---- the fence ----

@@ -1,0 +1,354 @@
+//! The driver of a job: submits one slice after the other, and has the report.
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::ffi;
+
+use super::cursor::Cursor;
+use super::feed::{Ended, Feed, Found};
+use super::handle::Handle;
+use super::report::{BulkProgress, BulkReport};
+use super::row::BulkRow;
+use super::slice::{Budget, Done, Failed, Slice};
+use super::source::Resume;
+use super::{
+    ALONE, ALONE_LOG, ATTEMPTS, Bulk, CALLBACK_INTERVAL, COMPANY, FIRST_ROWS, LEAST_ROWS, MAX_VIOLATIONS, OnViolation,
+    PATIENCE, Progress, RETRY, SLICE_LOG,
+};
+use crate::error::{Error, Outcome, Result};
+use crate::options::WhenFull;
+use crate::queue::Submission;
+use crate::queue::pending::Pending;
+use crate::queue::slot::Caller;
+use crate::telemetry::bulk::Running;
+use crate::telemetry::call_site::CallSite;
+use crate::transaction::WriteTx;
+use crate::write::context::WriteOrder;
+
+pub(super) struct Driver<R> {
+    pub(super) store: Handle,
+    pub(super) feed: Arc<Feed<R>>,
+    site: CallSite,
+    sql: Arc<str>,
+    on_violation: OnViolation,
+    cursor: Option<Cursor>,
+    slice: Duration,
+    share: f64,
+    running: Running,
+    progress: Option<Progress>,
+    is_cancelled: Option<Arc<AtomicBool>>,
+    report: BulkReport,
+    began: Instant,
+    /// The last call of the progress callback.
+    told: Instant,
+    /// The last write of another thread.
+    company: Option<Instant>,
+    /// The next slice is not submitted before.
+    not_before: Option<Instant>,
+    /// Rows of the next slice.
+    rows: u64,
+    /// Size of the log as the last slice was submitted.
+    wal_bytes: u64,
+    /// The writes of the store after the last slice.
+    writes: u64,
+    /// Attempts at the current slice.
+    attempts: u32,
+    /// Rows of the current slice so far.
+    reached: Arc<AtomicU64>,
+}
+
+/// Ends the feed, also when the driver panics.
+struct OverOnDrop<R>(Arc<Feed<R>>);
+
+impl<R> Drop for OverOnDrop<R> {
+    fn drop(&mut self) {
+        self.0.over();
+    }
+}
+
+impl<R: BulkRow> Driver<R> {
+    /// Begins a job, unless one of its name runs. Returns what earlier runs have done.
+    pub(super) fn start(bulk: Bulk, sql: String, site: CallSite, feed: Arc<Feed<R>>) -> Result<(Self, Resume)> {
+        let store = bulk.store;
+        let name = bulk.name.as_deref();
+        let running = store.telemetry.bulk.begin(name, site.to_string());
+        let running = running.ok_or_else(|| Error::Options {
+            option: "Bulk::resumable",
+            problem: format!(
+                "the job {:?} is running already in this store",
+                name.unwrap_or_default()
+            ),
+        })?;
+        let (cursor, done) = match name {
+            Some(name) => {
+                let (cursor, done) = Cursor::open(&store, name, &sql)?;
+                (Some(cursor), done)
+            }
+            None => (None, Resume::default()),
+        };
+        let driver = Self {
+            site,
+            sql: sql.into(),
+            on_violation: bulk.on_violation,
+            cursor,
+            slice: bulk.slice,
+            share: bulk.share,
+            feed,
+            running,
+            progress: bulk.progress,
+            is_cancelled: bulk.is_cancelled,
+            report: BulkReport::starting(done.rows),
+            began: Instant::now(),
+            told: Instant::now(),
+            company: None,
+            not_before: None,
+            rows: FIRST_ROWS,
+            wal_bytes: 0,
+            writes: store.telemetry.counters.writes.get(),
+            attempts: 0,
+            reached: Arc::default(),
+            store,
+        };
+        Ok((driver, done))
+    }
+
+    pub(super) fn run(mut self) -> Result<BulkReport> {
+        let over = OverOnDrop(Arc::clone(&self.feed));
+        loop {
+            match self.feed.wait(CALLBACK_INTERVAL) {
+                Found::Rows if self.wait_for_turn()? => {
+                    let reply = self.submit()?.wait();
+                    self.finish(reply)?;
+                }
+                Found::Nothing if self.look()? => {}
+                Found::Rows | Found::Nothing => return Ok(self.end()),
+                Found::End(Ended::Done) => return Ok(self.end()),
+                Found::End(Ended::Failed(error)) => return Err(self.failed(None, None, error)),
+                Found::End(Ended::Panicked(panic)) => {
+                    drop(self);
+                    drop(over);
+                    resume_unwind(panic);
+                }
+            }
+        }
+    }
+
+    fn end(mut self) -> BulkReport {
+        self.report.duration = self.began.elapsed();
+        self.report
+    }
+
+    fn failed(&self, row: Option<u64>, line: Option<u64>, source: Error) -> Error {
+        Error::Bulk {
+            rows: self.report.rows,
+            resumed_from: self.report.resumed_from,
+            row,
+            line,
+            source: Box::new(source),
+        }
+    }
+
+    /// The number of rows before the next slice.
+    fn position(&self) -> u64 {
+        self.report.resumed_from + self.report.rows
+    }
+
+    /// Calls the progress callback, if it is due. Returns false if the job is cancelled.
+    fn look(&mut self) -> Result<bool> {
+        self.tell();
+        let is_dropped = self.is_cancelled.as_ref().is_some_and(|flag| flag.load(Relaxed));
+        self.report.cancelled |= is_dropped;
+        if self.store.shared.queue.is_closed() {
+            return Err(self.failed(None, None, Error::Closed));
+        }
+        Ok(!self.report.cancelled)
+    }
+
+    /// Waits until the job has taken no more than its share.
+    fn wait_for_turn(&mut self) -> Result<bool> {
+        loop {
+            if !self.look()? {
+                return Ok(false);
+            }
+            let left = self.not_before.and_then(|at| at.checked_duration_since(Instant::now()));
+            match left {
+                Some(left) if !left.is_zero() => thread::sleep(left.min(CALLBACK_INTERVAL)),
+                _ => return Ok(true),
+            }
+        }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.company.is_none_or(|last| last.elapsed() >= COMPANY)
+    }
+
+    fn submit(&mut self) -> Result<Pending<Done>> {
+        let counters = &self.store.telemetry.counters;
+        self.wal_bytes = counters.wal_bytes.get();
+        let is_alone = self.is_alone();
+        let slice = Slice {
+            feed: Arc::clone(&self.feed),
+            shared: Arc::clone(&self.store.shared),
+            sql: Arc::clone(&self.sql),
+            on_violation: self.on_violation,
+            cursor: self.cursor.clone(),
+            reached: Arc::clone(&self.reached),
+            position: self.position(),
+            budget: Budget {
+                slice: self.slice,
+                alone: if is_alone { ALONE.max(self.slice) } else { self.slice },
+                rows: self.rows,
+            },
+        };
+        self.reached.store(0, Relaxed);
+        // After a rollback that another write of the group has caused, none may join.
+        let order = WriteOrder::of_slice(self.store.options.durability, self.attempts > 0);
+        let submission = Submission {
+            call: "Bulk::run",
+            site: self.site.clone(),
+            timeout: PATIENCE,
+            caller: Caller::Thread,
+            when_full: WhenFull::Wait,
+        };
+        let submitted = self
+            .store
+            .enqueue(submission, order, move |tx: &WriteTx<'_>| slice.run(tx));
+        submitted.map_err(|error| self.failed(None, None, error))
+    }
+
+    /// Takes the report of a slice.
+    fn finish(&mut self, reply: Result<Done>) -> Result<()> {
+        let done = match reply {
+            Ok(done) => done,
+            Err(error) => return self.retry(error),
+        };
+        self.attempts = 0;
+        self.report.bytes += self.feed.committed() as u64;
+        let others = self.note_company(&done);
+        self.adapt(&done, others);
+        self.pace(&done);
+        self.report.rows += done.rows;
+        self.report.changed += done.changed;
+        self.report.skipped += done.skipped;
+        self.report.bad_lines += done.bad_lines;
+        let room = MAX_VIOLATIONS - self.report.violations.len();
+        self.report.violations.extend(done.violations.into_iter().take(room));
+        self.report.slices += 1;
+        match done.failed {
+            Some(Failed { line, error }) => Err(self.failed(Some(self.position() + 1), line, error)),
+            None => Ok(()),
+        }
+    }
+
+    /// The slice was rolled back or did not start. If that was not the fault of its rows, they are ready again.
+    fn retry(&mut self, error: Error) -> Result<()> {
+        self.attempts += 1;
+        let reached = self.reached.load(Relaxed);
+        if error.outcome() == Outcome::Local {
+            // Committed, though not known to be in the replica.
+            self.report.rows += reached;
+            self.report.bytes += self.feed.committed() as u64;
+        }
+        let nothing_written = matches!(error.outcome(), Outcome::NotStarted | Outcome::RolledBack);
+        if !nothing_written || !error.is_retryable() || self.attempts >= ATTEMPTS {
+            let first = self.position() + 1;
+            let error = explain_deferred(error, first, self.position() + reached);
+            return Err(self.failed(None, None, error));
+        }
+        self.feed.rolled_back();
+        // A log that is full, or another process's lock, takes a while to go.
+        if error.outcome() == Outcome::NotStarted {
+            self.not_before = Some(Instant::now() + RETRY * (1 << (self.attempts - 1)));
+        }
+        Ok(())
+    }
+
+    /// Returns whether other threads have written.
+    fn note_company(&mut self, done: &Done) -> bool {
+        let writes = self.store.telemetry.counters.writes.get();
+        let others = done.made_wait || writes > self.writes + 1;
+        self.writes = writes;
+        if others {
+            self.company = Some(Instant::now());
+        }
+        others
+    }
+
+    /// Sets the number of rows of the next slice by what the commit of this one has added to the log.
+    fn adapt(&mut self, done: &Done, others: bool) {
+        let target = if self.is_alone() && !others {
+            ALONE_LOG
+        } else {
+            SLICE_LOG
+        };
+        let now = self.store.telemetry.counters.wal_bytes.get();
+        // The log may have begun from its start.
+        let added = now.checked_sub(self.wal_bytes).unwrap_or(now);
+        if added > target {
+            let fitting = u128::from(done.rows) * u128::from(target) / u128::from(added);
+            self.rows = (fitting as u64).max(LEAST_ROWS);
+        } else if done.was_full {
+            self.rows *= 2;
+        }
+    }
+
+    /// Counts the time of a slice, and sets when the next one may come.
+    fn pace(&mut self, done: &Done) {
+        let took = done.began.map_or(Duration::ZERO, |began| began.elapsed());
+        self.running.note(done.rows, took);
+        self.not_before = None;
+        if self.share < 1.0 && !self.is_alone() {
+            let pause = took.as_secs_f64() * (1.0 / self.share - 1.0);
+            self.not_before = Instant::now().checked_add(Duration::from_secs_f64(pause));
+        }
+    }
+
+    fn tell(&mut self) {
+        let Some(progress) = &mut self.progress else { return };
+        if self.told.elapsed() < CALLBACK_INTERVAL {
+            return;
+        }
+        self.told = Instant::now();
+        let elapsed = self.began.elapsed();
+        let rows = self.report.rows;
+        let rate = rows as f64 / elapsed.as_secs_f64();
+        let left = self.feed.left().filter(|_| rows > 0);
+        let now = BulkProgress {
+            rows,
+            rows_per_second: rate,
+            bytes: self.report.bytes,
+            elapsed,
+            eta: left.and_then(|left| Duration::try_from_secs_f64(left as f64 / rate).ok()),
+        };
+        self.report.cancelled |= progress(&now).is_break();
+    }
+}
+
+/// The violation of a deferred foreign key at the end of a slice: says which rows are in it, and what to do.
+fn explain_deferred(error: Error, first: u64, last: u64) -> Error {
+    match error {
+        Error::Sqlite {
+            source: rusqlite::Error::SqliteFailure(code, _),
+            outcome,
+            origin,
+            context,
+        } if code.extended_code == ffi::SQLITE_CONSTRAINT_FOREIGNKEY => {
+            let message = format!(
+                "FOREIGN KEY constraint failed: a deferred foreign key is judged at the end of each slice, and after the rows \
+                 {first} to {last} of the source a row lacks its parent. Write parents before their children (and delete \
+                 them after), or insert NULL and set the parent by a second job, or write all rows in one Store::write"
+            );
+            Error::Sqlite {
+                source: rusqlite::Error::SqliteFailure(code, Some(message)),
+                outcome,
+                origin,
+                context,
+            }
+        }
+        other => other,
+    }
+}
