@@ -138,6 +138,8 @@ impl<R: BulkRow> Driver<R> {
     }
 
     fn end(mut self) -> BulkReport {
+        // Before the job is in no list any longer: its source gives no row after that.
+        self.feed.over();
         self.report.duration = self.began.elapsed();
         self.report
     }

@@ -82,6 +82,7 @@ fn store_closes_while_the_source_blocks() {
     until(&store, |_| count(&store) == 1);
     assert!(store.close().unwrap().wal_truncated);
     let _ = sender.send((2,));
+    drop(sender);
     let error = job.join().unwrap().unwrap_err();
     assert!(
         matches!(&error, Error::Bulk { rows: 1, source, .. } if matches!(**source, Error::Closed)),
