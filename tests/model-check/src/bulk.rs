@@ -148,7 +148,7 @@ impl Job {
         let job = Arc::clone(self);
         store.submit_slice(failed, move |_| {
             let mut written = Vec::new();
-            let result = job.feed.write_each(|row| {
+            let result: Result<(), Error> = job.feed.write_each(|row| {
                 if !failed && one_in(6) {
                     return Err(Error::App);
                 }
