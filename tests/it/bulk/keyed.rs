@@ -106,7 +106,11 @@ fn key_cannot_be_set() {
         assert!(error.to_string().contains("part of the key"), "{set}: {error}");
     }
     // `b` on the right is no name that is set.
-    let report = store.bulk().update("t", "n = max(n, b = 1)", "b = 1", NONE).run().unwrap();
+    let report = store
+        .bulk()
+        .update("t", "n = max(n, b = 1)", "b = 1", NONE)
+        .run()
+        .unwrap();
     assert_eq!((report.rows, number(&store, "SELECT sum(n) FROM t")), (1, 1));
 }
 

@@ -1,4 +1,4 @@
-//! What no job should be given, and what comes of it: statements that do not fit, tables that change or go, names that
+//! What no job should be given, and its results: statements that do not fit, tables that change or go, names that
 //! need quotes, triggers, full disks.
 
 use std::fs;
