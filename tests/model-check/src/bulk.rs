@@ -119,7 +119,7 @@ impl Job {
             match slice.wait() {
                 Ok(written) => {
                     failed = false;
-                    let bytes_written = written.iter().map(|row| bytes(*row)).sum();
+                    let bytes_written: usize = written.iter().map(|row| bytes(*row)).sum();
                     committed.extend(written);
                     self.see(committed.len(), false);
                     assert_eq!(self.feed.committed(), bytes_written);
