@@ -160,7 +160,7 @@ pub use self::bulk::BulkStream;
 pub use self::bulk::retention::{RetainOptions, Retention};
 pub use self::bulk::{Bulk, BulkJob, BulkProgress, BulkReport, BulkRow, OnViolation, Source, Violation};
 #[cfg(feature = "csv")]
-pub use self::bulk::{BulkCsv, CsvType};
+pub use self::bulk::{BulkCsv, CsvType, CsvTypes};
 
 // Maintenance and backups.
 pub use self::backup::{

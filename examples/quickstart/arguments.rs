@@ -17,7 +17,7 @@ usage: cargo run --release --example quickstart [-- [--replicate URL [--take-ove
   DATABASE   an SQLite file; made if it is not there. It is written to (a table `larder_quickstart` is added, and
              WAL is switched on), so give a copy of a database that you care for.
   CSV        files with a header line, a new table each, named like the file. Types are inferred; an empty field
-             and `NA` are NULL.
+             and `NA` are NULL. Build with `--features csv`.
 
   --replicate URL   copies each change to a folder, or to s3://bucket/path, while it works; a missing DATABASE is
                     restored from there first. Build with `--features replicate`, for S3 with `--features s3`.

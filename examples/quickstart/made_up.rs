@@ -1,12 +1,11 @@
 //! Generated users and their posts, for a run without data. The same on every machine.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use larder::Store;
 use larder::rusqlite::types::Value;
 
 use crate::failure::Result;
-use crate::ingest::{Batches, Ingested};
 use crate::progress;
 use crate::random::Random;
 
@@ -41,6 +40,13 @@ const WORDS: &[&str] = &[
     "pickle", "plum", "salt", "shelf", "syrup", "tea", "vinegar",
 ];
 
+/// A table that was filled.
+pub(crate) struct Ingested {
+    pub(crate) table: String,
+    pub(crate) rows: u64,
+    pub(crate) took: Duration,
+}
+
 pub(crate) fn ingest(store: &Store, users: u32) -> Result<Vec<Ingested>> {
     store.write(|tx| tx.execute_batch(SCHEMA))?;
     let users = u64::from(users);
@@ -57,24 +63,18 @@ pub(crate) fn ingest(store: &Store, users: u32) -> Result<Vec<Ingested>> {
     Ok(made)
 }
 
-fn fill(
-    store: &Store,
-    table: &str,
-    rows: u64,
-    columns: usize,
-    mut row: impl FnMut(u64) -> Vec<Value>,
-) -> Result<Ingested> {
+fn fill(store: &Store, table: &str, rows: u64, columns: usize, row: impl FnMut(u64) -> Vec<Value>) -> Result<Ingested> {
     let begun = Instant::now();
     let progress = progress::of_rows(format!("making up {table}"), rows);
-    let mut batches = Batches::new(store, table, columns);
-    for id in 1..=rows {
-        batches.push(row(id))?;
-        progress.inc(1);
-    }
-    batches.flush()?;
+    let values = vec!["?"; columns].join(", ");
+    let insert = format!("INSERT INTO {table} VALUES ({values})");
+    let report = store
+        .bulk()
+        .insert(insert, progress.wrap_iter((1..=rows).map(row)))
+        .run()?;
     Ok(Ingested {
         table: table.into(),
-        rows: batches.inserted,
+        rows: report.rows,
         took: begun.elapsed(),
     })
 }

@@ -7,16 +7,15 @@
 //! It opens a store, loads CSV files into it, then reads and writes for five seconds and prints the results. Where to
 //! look:
 //!
-//! - `ingest.rs`: many rows, a thousand per transaction;
+//! - `made_up.rs`: many rows, by a bulk job; `csv_file.rs`: CSV files, with the feature `csv`;
 //! - `load.rs`: threads that share one store, each with its own reads or writes;
 //! - `lookups.rs`: several queries in one snapshot, here about the schema;
 //! - `replica.rs`: a replica, from which a lost machine is restored;
-//! - `csv_file.rs`, `made_up.rs`: the sources of rows; `arguments.rs`, `failure.rs`, `report.rs`: everything else.
+//! - `arguments.rs`, `failure.rs`, `report.rs`: everything else.
 
 mod arguments;
 mod csv_file;
 mod failure;
-mod ingest;
 mod load;
 mod lookups;
 mod made_up;
@@ -36,8 +35,8 @@ use tempfile::TempDir;
 
 use crate::arguments::{Arguments, USAGE};
 use crate::failure::{Context, Result};
-use crate::ingest::Ingested;
 use crate::lookups::Lookups;
+use crate::made_up::Ingested;
 use crate::replica::Replica;
 
 fn main() -> ExitCode {
@@ -63,10 +62,10 @@ fn run(out: &mut impl Write) -> Result<()> {
             made_up::ingest(store, arguments.users)
         });
     };
-    // All files are read before the database is touched: most mistakes show here.
-    let files = csv_file::examine_all(&arguments.csv)?;
+    // Before the database is touched: most mistakes show here.
+    csv_file::check(&arguments.csv)?;
     let opened = (database.as_path(), arguments.replica.as_ref());
-    run_on(opened, duration, out, |store| ingest::ingest(store, &files))
+    run_on(opened, duration, out, |store| csv_file::ingest(store, &arguments.csv))
 }
 
 fn run_on(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
+#[cfg(feature = "csv")]
 pub(crate) fn of_bytes(doing: String, bytes: u64) -> ProgressBar {
     bar(
         bytes,

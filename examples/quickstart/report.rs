@@ -10,9 +10,9 @@ use larder::rusqlite;
 use larder::{CloseReport, Store};
 
 use crate::failure::Result;
-use crate::ingest::Ingested;
 use crate::load::{Latencies, Load};
 use crate::lookups::{Lookup, Lookups};
+use crate::made_up::Ingested;
 
 pub(crate) fn opened(out: &mut impl Write, store: &Store) -> Result<()> {
     writeln!(out, "SQLite        {}", rusqlite::version())?;

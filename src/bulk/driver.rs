@@ -16,8 +16,8 @@ use super::row::BulkRow;
 use super::slice::{Budget, Done, Failed, Slice};
 use super::source::Resume;
 use super::{
-    ALONE, ALONE_LOG, ATTEMPTS, Bulk, CALLBACK_INTERVAL, COMPANY, FIRST_ROWS, LEAST_ROWS, MAX_VIOLATIONS, OnViolation,
-    PATIENCE, Progress, RETRY, SLICE_LOG,
+    ALONE, ALONE_LOG, ATTEMPTS, Bulk, CALLBACK_INTERVAL, COMPANY, FIRST_ROWS, LEAST_ROWS, MAX_VIOLATIONS, OnSkip,
+    OnViolation, PATIENCE, Progress, RETRY, SLICE_LOG,
 };
 use crate::error::{Error, Outcome, Result};
 use crate::options::WhenFull;
@@ -38,6 +38,9 @@ pub(super) struct Driver<R> {
     cursor: Option<Cursor>,
     slice: Duration,
     share: f64,
+    pause: Duration,
+    max_skipped: u64,
+    on_skip: Option<OnSkip>,
     running: Running,
     progress: Option<Progress>,
     is_cancelled: Option<Arc<AtomicBool>>,
@@ -97,6 +100,9 @@ impl<R: BulkRow> Driver<R> {
             cursor,
             slice: bulk.slice,
             share: bulk.share,
+            pause: bulk.pause,
+            max_skipped: bulk.max_skipped,
+            on_skip: bulk.on_skip,
             feed,
             running,
             progress: bulk.progress,
@@ -140,11 +146,20 @@ impl<R: BulkRow> Driver<R> {
     fn end(mut self) -> BulkReport {
         // Before the job is in no list any longer: its source gives no row after that.
         self.feed.over();
+        self.tell_end();
         self.report.duration = self.began.elapsed();
         self.report
     }
 
-    fn failed(&self, row: Option<u64>, line: Option<u64>, source: Error) -> Error {
+    /// Calls the progress callback for the last time.
+    fn tell_end(&mut self) {
+        if let Some(mut progress) = self.progress.take() {
+            let _ = progress(&BulkProgress::of(&self.report, self.began.elapsed(), None));
+        }
+    }
+
+    fn failed(&mut self, row: Option<u64>, line: Option<u64>, source: Error) -> Error {
+        self.tell_end();
         Error::Bulk {
             rows: self.report.rows,
             resumed_from: self.report.resumed_from,
@@ -185,7 +200,7 @@ impl<R: BulkRow> Driver<R> {
     }
 
     fn is_alone(&self) -> bool {
-        self.company.is_none_or(|last| last.elapsed() >= COMPANY)
+        self.pause.is_zero() && self.company.is_none_or(|last| last.elapsed() >= COMPANY)
     }
 
     fn submit(&mut self) -> Result<Pending<Done>> {
@@ -197,6 +212,8 @@ impl<R: BulkRow> Driver<R> {
             shared: Arc::clone(&self.store.shared),
             sql: Arc::clone(&self.sql),
             on_violation: self.on_violation,
+            may_skip: self.max_skipped.saturating_sub(self.report.skipped),
+            names_all: self.on_skip.is_some(),
             cursor: self.cursor.clone(),
             reached: Arc::clone(&self.reached),
             position: self.position(),
@@ -235,13 +252,20 @@ impl<R: BulkRow> Driver<R> {
         self.pace(&done);
         self.report.rows += done.rows;
         self.report.changed += done.changed;
+        self.report.unchanged += done.rows - done.skipped - done.hit;
         self.report.skipped += done.skipped;
         self.report.bad_lines += done.bad_lines;
+        if let Some(on_skip) = &mut self.on_skip {
+            done.violations.iter().for_each(on_skip);
+        }
         let room = MAX_VIOLATIONS - self.report.violations.len();
         self.report.violations.extend(done.violations.into_iter().take(room));
         self.report.slices += 1;
         match done.failed {
-            Some(Failed { line, error }) => Err(self.failed(Some(self.position() + 1), line, error)),
+            Some(Failed { line, error }) => {
+                let row = self.position() + 1;
+                Err(self.failed(Some(row), line, error))
+            }
             None => Ok(()),
         }
     }
@@ -302,11 +326,11 @@ impl<R: BulkRow> Driver<R> {
     fn pace(&mut self, done: &Done) {
         let took = done.began.map_or(Duration::ZERO, |began| began.elapsed());
         self.running.note(done.rows, took);
-        self.not_before = None;
+        let mut pause = self.pause;
         if self.share < 1.0 && !self.is_alone() {
-            let pause = took.as_secs_f64() * (1.0 / self.share - 1.0);
-            self.not_before = Instant::now().checked_add(Duration::from_secs_f64(pause));
+            pause = pause.max(took.mul_f64(1.0 / self.share - 1.0));
         }
+        self.not_before = Instant::now().checked_add(pause).filter(|_| !pause.is_zero());
     }
 
     fn tell(&mut self) {
@@ -315,17 +339,7 @@ impl<R: BulkRow> Driver<R> {
             return;
         }
         self.told = Instant::now();
-        let elapsed = self.began.elapsed();
-        let rows = self.report.rows;
-        let rate = rows as f64 / elapsed.as_secs_f64();
-        let left = self.feed.left().filter(|_| rows > 0);
-        let now = BulkProgress {
-            rows,
-            rows_per_second: rate,
-            bytes: self.report.bytes,
-            elapsed,
-            eta: left.and_then(|left| Duration::try_from_secs_f64(left as f64 / rate).ok()),
-        };
+        let now = BulkProgress::of(&self.report, self.began.elapsed(), self.feed.left());
         self.report.cancelled |= progress(&now).is_break();
     }
 }

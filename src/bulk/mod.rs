@@ -68,7 +68,7 @@ use std::time::Duration;
 
 use self::copy::Selected;
 #[cfg(feature = "csv")]
-pub use self::csv::{BulkCsv, CsvType};
+pub use self::csv::{BulkCsv, CsvType, CsvTypes};
 use self::cursor::Cursor;
 use self::driver::Driver;
 use self::feed::{Feed, Room};
@@ -180,13 +180,18 @@ pub struct Bulk {
     label: Option<String>,
     slice: Duration,
     share: f64,
+    pause: Duration,
     on_violation: OnViolation,
+    max_skipped: u64,
+    on_skip: Option<OnSkip>,
     progress: Option<Progress>,
     /// Set by the drop of its future.
     is_cancelled: Option<Arc<AtomicBool>>,
 }
 
 type Progress = Box<dyn FnMut(&BulkProgress) -> ControlFlow<()> + Send>;
+
+type OnSkip = Box<dyn FnMut(&Violation) + Send>;
 
 impl Bulk {
     pub(crate) fn new(engine: &Engine) -> Self {
@@ -196,7 +201,10 @@ impl Bulk {
             label: None,
             slice: SLICE,
             share: 1.0,
+            pause: Duration::ZERO,
             on_violation: OnViolation::default(),
+            max_skipped: u64::MAX,
+            on_skip: None,
             progress: None,
             is_cancelled: None,
         }
@@ -232,10 +240,35 @@ impl Bulk {
         self
     }
 
+    /// The pause between two slices. The default is none.
+    ///
+    /// It is for a database that **other processes** write: their writes are in no queue, and SQLite lets them try again
+    /// every few milliseconds. With a pause no slice takes longer than [`slice`](Self::slice), and the job leaves the
+    /// write lock to others for as long as it says.
+    pub fn pause(mut self, time: Duration) -> Self {
+        self.pause = time;
+        self
+    }
+
     /// What the job does with a row that violates a constraint. The default is [`OnViolation::Fail`]. To replace or merge
     /// such rows, use an upsert (`ON CONFLICT .. DO UPDATE`) as the statement.
     pub fn on_violation(mut self, policy: OnViolation) -> Self {
         self.on_violation = policy;
+        self
+    }
+
+    /// How many rows may be skipped in a run, of those that violate a constraint and of bad lines: the next one fails the
+    /// job. The default is any number.
+    pub fn max_skipped(mut self, rows: u64) -> Self {
+        self.max_skipped = rows;
+        self
+    }
+
+    /// Calls `f` for each row that was skipped, once the rows before it are committed. The report has the first 100.
+    ///
+    /// The callback runs where that of [`progress`](Self::progress) runs.
+    pub fn on_skip(mut self, f: impl FnMut(&Violation) + Send + 'static) -> Self {
+        self.on_skip = Some(Box::new(f));
         self
     }
 
@@ -246,8 +279,8 @@ impl Bulk {
         self
     }
 
-    /// Calls `f` some ten times a second, between two slices and while the source blocks. `ControlFlow::Break(())` cancels
-    /// the job; what is committed stays.
+    /// Calls `f` some ten times a second, between two slices and while the source blocks, and once at the end, also of a job
+    /// that fails. `ControlFlow::Break(())` cancels the job; what is committed stays.
     ///
     /// The callback runs on the thread that submits the slices, `larder-bulk`, and may write to the store.
     pub fn progress(mut self, f: impl FnMut(&BulkProgress) -> ControlFlow<()> + Send + 'static) -> Self {

@@ -9,6 +9,10 @@ use std::time::Duration;
 pub struct BulkProgress {
     /// Rows of this run that are committed, with those that were skipped.
     pub rows: u64,
+    /// Of these, rows whose statement changed no row of its table ([`BulkReport::unchanged`]).
+    pub unchanged: u64,
+    /// Of these, rows that were skipped ([`BulkReport::skipped`]).
+    pub skipped: u64,
     /// Rows per second of this run.
     pub rows_per_second: f64,
     /// Bytes of the values of these rows: 8 for a number, the length of a text or a blob.
@@ -17,6 +21,23 @@ pub struct BulkProgress {
     pub elapsed: Duration,
     /// The time left, if the source says how many rows there are and some are committed.
     pub eta: Option<Duration>,
+}
+
+impl BulkProgress {
+    pub(super) fn of(report: &BulkReport, elapsed: Duration, left: Option<u64>) -> Self {
+        let rows = report.rows;
+        let rows_per_second = rows as f64 / elapsed.as_secs_f64();
+        let left = left.filter(|_| rows > 0);
+        Self {
+            rows,
+            unchanged: report.unchanged,
+            skipped: report.skipped,
+            rows_per_second,
+            bytes: report.bytes,
+            elapsed,
+            eta: left.and_then(|left| Duration::try_from_secs_f64(left as f64 / rows_per_second).ok()),
+        }
+    }
 }
 
 /// The result of a bulk job.
@@ -32,6 +53,9 @@ pub struct BulkReport {
     pub rows: u64,
     /// Rows of tables that were inserted, changed or deleted, with those by triggers.
     pub changed: u64,
+    /// Rows whose statement ran and changed no row of its table: those of `INSERT .. ON CONFLICT DO NOTHING` whose key was
+    /// there, and those that a deletion or an update found and that had changed meanwhile.
+    pub unchanged: u64,
     /// Rows that violated a constraint, and bad lines, that were skipped
     /// ([`OnViolation::Skip`](super::OnViolation::Skip)).
     pub skipped: u64,
@@ -56,6 +80,7 @@ impl BulkReport {
             resumed_from,
             rows: 0,
             changed: 0,
+            unchanged: 0,
             skipped: 0,
             bad_lines: 0,
             violations: Vec::new(),
@@ -85,6 +110,9 @@ impl fmt::Display for BulkReport {
         write!(f, "{} rows in {} transactions", self.rows, self.slices)?;
         if self.resumed_from > 0 {
             write!(f, ", after {} of earlier runs", self.resumed_from)?;
+        }
+        if self.unchanged > 0 {
+            write!(f, ", {} unchanged", self.unchanged)?;
         }
         if self.skipped > 0 {
             write!(f, ", {} skipped", self.skipped)?;

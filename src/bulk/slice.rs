@@ -25,6 +25,10 @@ pub(super) struct Slice<R> {
     pub(super) shared: Arc<Shared>,
     pub(super) sql: Arc<str>,
     pub(super) on_violation: OnViolation,
+    /// How many rows it may skip.
+    pub(super) may_skip: u64,
+    /// Whether the driver wants to know of each row that is skipped, and not only of the first ones.
+    pub(super) names_all: bool,
     pub(super) cursor: Option<Cursor>,
     /// Number of rows before this slice, with those of earlier runs.
     pub(super) position: u64,
@@ -85,11 +89,11 @@ impl<R: BulkRow> Slice<R> {
         let mut done = Done::default();
         let mut last_key = None;
         self.feed.write_each(|row| -> Result<Next> {
-            let (hit, refused) = self.write_row(tx, row)?;
+            let (hit, refused) = write_row(tx, &self.sql, row, self.on_violation)?;
             done.hit += u64::from(hit);
             if let Some((error, policy)) = refused {
                 let line = row.line();
-                if policy == OnViolation::Fail {
+                if policy == OnViolation::Fail || done.skipped >= self.may_skip {
                     done.failed = Some(Failed { line, error });
                     return Ok(Next::StopBefore);
                 }
@@ -112,7 +116,8 @@ impl<R: BulkRow> Slice<R> {
                 done.was_full = true;
                 return Ok(Next::StopAfter);
             }
-            if self.is_over(began.elapsed()) {
+            let names_are_full = self.names_all && done.violations.len() >= MAX_VIOLATIONS;
+            if names_are_full || self.is_over(began.elapsed()) {
                 return Ok(Next::StopAfter);
             }
             Ok(Next::GoOn)
@@ -130,25 +135,30 @@ impl<R: BulkRow> Slice<R> {
         Ok(done)
     }
 
-    /// Writes a row. Returns whether its statement has changed a row; or what is wrong with that row alone, and the policy
-    /// for it.
-    fn write_row(&self, tx: &WriteTx<'_>, row: &R) -> Result<(bool, Option<(Error, OnViolation)>)> {
-        if let Some((problem, policy)) = row.problem() {
-            let problem = problem.to_owned();
-            return Ok((false, Some((Error::Csv { problem, source: None }, policy))));
-        }
-        match row.with_values(|values| tx.execute(&self.sql, values)) {
-            Ok(changed) => Ok((changed > 0, None)),
-            // Of another row of the source it may be right.
-            Err(error) if error.is_of_count() => Ok((false, Some((error, OnViolation::Fail)))),
-            Err(error) if error.is_of_values() && !tx.has_ended() => Ok((false, Some((error, self.on_violation)))),
-            Err(error) => Err(error),
-        }
-    }
-
     fn is_over(&self, elapsed: Duration) -> bool {
         elapsed >= self.budget.slice
             && (elapsed >= self.budget.alone || !self.shared.queue.is_empty() || self.shared.queue.is_closed())
+    }
+}
+
+/// Writes a row. Returns whether its statement has changed a row; or what is wrong with that row alone, and the policy
+/// for it.
+pub(super) fn write_row(
+    tx: &WriteTx<'_>,
+    sql: &str,
+    row: &impl BulkRow,
+    on_violation: OnViolation,
+) -> Result<(bool, Option<(Error, OnViolation)>)> {
+    if let Some((problem, policy)) = row.problem() {
+        let problem = problem.to_owned();
+        return Ok((false, Some((Error::Csv { problem, source: None }, policy))));
+    }
+    match row.with_values(|values| tx.execute(sql, values)) {
+        Ok(changed) => Ok((changed > 0, None)),
+        // Of another row of the source it may be right.
+        Err(error) if error.is_of_count() => Ok((false, Some((error, OnViolation::Fail)))),
+        Err(error) if error.is_of_values() && !tx.has_ended() => Ok((false, Some((error, on_violation)))),
+        Err(error) => Err(error),
     }
 }
 

@@ -495,7 +495,8 @@ pub enum Error {
         "the {work} was cancelled by its progress callback; the database is unchanged, so the {work} can be run again"
     )]
     Cancelled {
-        /// The cancelled work: `backup`, `check`, `restore`, `vacuum` or `verification`.
+        /// The cancelled work: `backup`, `check`, `load` (of a CSV file), `restore`, `vacuum` or
+        /// `verification`.
         work: &'static str,
     },
 

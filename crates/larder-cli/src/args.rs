@@ -377,10 +377,15 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "LINES", default_value_t = 0)]
     pub(crate) max_bad: u64,
 
-    /// Commit after so many lines, so that a running service writes in between. What was committed stays, whatever comes
-    /// after it [default: commit once, at the end]
-    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) batch: Option<u64>,
+    /// Commit every few milliseconds, and pause in between, so that a running service writes meanwhile. What was committed
+    /// stays, whatever comes after it [default: commit once, at the end]
+    #[arg(long)]
+    pub(crate) slices: bool,
+
+    /// Note in the database, in its table larder_bulk, how many lines of each file are done: after Ctrl-C or a kill the same
+    /// command goes on behind them
+    #[arg(long, requires = "slices")]
+    pub(crate) resumable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -47,7 +47,12 @@ pub(crate) enum Failure {
     },
     /// The message says what is as it was.
     Interrupted(String),
-    /// That of a batch of an import, after others were committed.
+    /// About a CSV file.
+    InFile {
+        file: String,
+        source: Box<Failure>,
+    },
+    /// That of an import, after rows were committed.
     After {
         committed: u64,
         source: Box<Failure>,
@@ -63,7 +68,7 @@ impl Failure {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::After { source, .. } => source.exit_code(),
+            Self::After { source, .. } | Self::InFile { source, .. } => source.exit_code(),
             Self::Usage(_) => USAGE,
             Self::Interrupted(_) | Self::Larder(Error::Cancelled { .. }) => INTERRUPTED,
             Self::Larder(error) if error.is_retryable() => BUSY,
@@ -80,7 +85,7 @@ impl Failure {
     /// The failure itself, without what it came after.
     fn root(&self) -> &Self {
         match self {
-            Self::After { source, .. } => source.root(),
+            Self::After { source, .. } | Self::InFile { source, .. } => source.root(),
             failure => failure,
         }
     }
@@ -97,7 +102,9 @@ impl Failure {
             Self::Usage(_) => json!({ "kind": "usage", "retryable": false }),
             Self::Io { .. } => json!({ "kind": "io", "retryable": false }),
             Self::Interrupted(_) => json!({ "kind": "interrupted", "retryable": false }),
-            Self::After { .. } | Self::Other(_) => json!({ "kind": "refused", "retryable": false }),
+            Self::After { .. } | Self::InFile { .. } | Self::Other(_) => {
+                json!({ "kind": "refused", "retryable": false })
+            }
         }
     }
 }
@@ -119,8 +126,9 @@ impl fmt::Display for Failure {
             Self::Larder(error) => f.write_str(&with_flags(error.to_string())),
             Self::Io { what, source } => write!(f, "{what}: {source}"),
             Self::After { committed, source } => {
-                write!(f, "{source} (the {committed} rows of the batches before are committed)")
+                write!(f, "{source} (the {committed} rows before it are committed)")
             }
+            Self::InFile { file, source } => write!(f, "{file}: {source}"),
             Self::Usage(said) | Self::Interrupted(said) | Self::Other(said) => f.write_str(said),
         }
     }
@@ -159,9 +167,18 @@ const FLAGS: &[(&str, &str)] = &[
     ("Options::trusted_schema", "--trusted-schema"),
     ("Options::double_quoted_strings(true)", "--double-quoted-strings"),
     ("Options::double_quoted_strings", "--double-quoted-strings"),
+    ("BulkCsv::rename", "--map NAME=COLUMN"),
+    ("BulkCsv::ignore", "--skip NAME"),
+    ("BulkCsv::columns", "--header, and the file without its first line"),
+    ("BulkCsv::upsert", "--on-conflict replace"),
+    (
+        "create it in a migration",
+        "create it in a migration, or with --create-table",
+    ),
 ];
 
-fn with_flags(message: String) -> String {
+/// A message of the library, for the user of the command.
+pub(crate) fn with_flags(message: String) -> String {
     let message = message
         .replace(&format!(" (at {LABEL})"), "")
         .replace(&format!(", at {LABEL})"), ")");

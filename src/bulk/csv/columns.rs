@@ -20,6 +20,26 @@ pub(super) struct Column {
     kind: CsvType,
 }
 
+/// What is to be loaded, and where.
+pub(super) struct Wanted {
+    pub(super) table: String,
+    pub(super) fields: Vec<Field>,
+    pub(super) types: Vec<(String, CsvType)>,
+    pub(super) on_existing: OnExisting,
+}
+
+/// What happens to a row whose key is there.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(super) enum OnExisting {
+    /// It violates a constraint.
+    #[default]
+    Violation,
+    /// The line is left out.
+    Keep,
+    /// It gets the values of the line.
+    Update,
+}
+
 pub(super) struct Target {
     pub(super) sql: String,
     pub(super) columns: Vec<Column>,
@@ -35,17 +55,11 @@ struct Known {
     is_required: bool,
 }
 
-impl Target {
-    pub(super) fn find(
-        tx: &ReadTx<'_>,
-        table: &str,
-        fields: Vec<Field>,
-        types: &[(String, CsvType)],
-        upserts: bool,
-    ) -> Result<Self> {
-        let (table, is_strict, known) = look_up(tx, table)?;
-        let mut columns: Vec<Column> = Vec::with_capacity(fields.len());
-        for field in fields {
+impl Wanted {
+    pub(super) fn find(&self, tx: &ReadTx<'_>) -> Result<Target> {
+        let (table, is_strict, known) = look_up(tx, &self.table)?;
+        let mut columns: Vec<Column> = Vec::with_capacity(self.fields.len());
+        for field in &self.fields {
             let found = named(&known, &field.name).ok_or_else(|| {
                 let names: Vec<&str> = known.iter().map(|column| column.name.as_str()).collect();
                 refused(format!(
@@ -72,13 +86,18 @@ impl Target {
                 kind: CsvType::of(&found.declared, is_strict),
             });
         }
-        for (name, kind) in types {
+        for (name, kind) in &self.types {
             let column = columns
                 .iter_mut()
                 .find(|column| column.name.eq_ignore_ascii_case(name))
                 .ok_or_else(|| refused(format!("a type is given for {name:?}, and no field is for that column")))?;
             column.kind = *kind;
         }
+        let end = match self.on_existing {
+            OnExisting::Violation => String::new(),
+            OnExisting::Keep => " ON CONFLICT DO NOTHING".to_owned(),
+            OnExisting::Update => upsert(&table, &columns, &known)?,
+        };
         let is_given = |known: &Known| columns.iter().any(|column| column.name == known.name);
         let missing: Vec<&str> = known
             .iter()
@@ -91,10 +110,6 @@ impl Target {
                 missing.join(", ")
             )));
         }
-        let end = match upserts {
-            true => upsert(&table, &columns, &known)?,
-            false => String::new(),
-        };
         // A clause such as ON CONFLICT REPLACE in the table would overwrite rows without a word. Only then is it
         // overruled, since that overrules the clauses of triggers, too.
         let verb = match has_conflict_clause(tx, &table)? {
@@ -109,7 +124,7 @@ impl Target {
             names.join(", "),
             values.join(", ")
         );
-        Ok(Self { sql, columns })
+        Ok(Target { sql, columns })
     }
 }
 
@@ -249,12 +264,12 @@ fn shortened(text: &str) -> String {
     }
 }
 
-fn integer(text: &str) -> Option<i64> {
+pub(super) fn integer(text: &str) -> Option<i64> {
     text.trim().parse().ok()
 }
 
 /// A number in decimal digits: no `inf`, no `nan`.
-fn real(text: &str) -> Option<f64> {
+pub(super) fn real(text: &str) -> Option<f64> {
     let text = text.trim();
     let is_decimal = text
         .bytes()

@@ -1,4 +1,5 @@
-//! The bytes of a CSV file, as the parser gets them: without a byte order mark, and with two more line ends.
+//! The bytes of a CSV file, as the parser gets them: without a byte order mark, and with two more line ends. A file that
+//! is compressed, or in UTF-16, is refused by its first bytes.
 //!
 //! The line ends show a quote that is never closed. The parser leaves out empty lines, but in a field in quotes: a record
 //! that takes both of them has such a quote.
@@ -11,6 +12,53 @@ use std::io::{self, ErrorKind, Read};
 const PADDING: &[u8] = b"\n\n";
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// How files begin that are no CSV, and what to do with them.
+const FOREIGN: &[(&[u8], &str)] = &[
+    (b"\xff\xfe", "the file is in UTF-16: convert it to UTF-8, with iconv"),
+    (b"\xfe\xff", "the file is in UTF-16: convert it to UTF-8, with iconv"),
+    (
+        b"\x1f\x8b",
+        "the file is compressed with gzip: read the output of gunzip -c",
+    ),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "the file is compressed with zstd: read the output of zstd -dc",
+    ),
+    (
+        b"\xfd7zXZ\0",
+        "the file is compressed with xz: read the output of xz -dc",
+    ),
+    (
+        b"PK\x03\x04",
+        "the file is a ZIP archive or a workbook: unpack it, or save the sheet as CSV",
+    ),
+    (
+        b"SQLite format 3\0",
+        "the file is an SQLite database: see Bulk::copy_from",
+    ),
+];
+
+/// The longest of these beginnings.
+const HEAD: usize = 16;
+
+/// Whether more bytes may make a beginning that is looked for.
+fn is_begun(head: &[u8]) -> bool {
+    let bzip2 = b"BZh_1AY&SY";
+    let is_bzip2 = head.len() < bzip2.len() && head.iter().zip(bzip2).enumerate().all(|(at, (a, b))| at == 3 || a == b);
+    let mut all = FOREIGN.iter().map(|(begin, _)| *begin).chain([BYTE_ORDER_MARK]);
+    is_bzip2 || all.any(|begin| begin.len() > head.len() && begin.starts_with(head))
+}
+
+/// Why a file that begins with these bytes is refused.
+fn foreign(head: &[u8]) -> Option<&'static str> {
+    // A header may begin with BZh, too.
+    if head.starts_with(b"BZh") && head.get(4..10) == Some(b"1AY&SY") {
+        return Some("the file is compressed with bzip2: read the output of bunzip2 -c");
+    }
+    let found = FOREIGN.iter().find(|(begin, _)| head.starts_with(begin));
+    found.map(|(_, problem)| *problem)
+}
 
 pub(super) struct Input<R> {
     from: R,
@@ -70,15 +118,24 @@ impl<R: Read> Input<R> {
     /// Reads the first bytes, and drops a byte order mark.
     fn read_head(&mut self) -> io::Result<Vec<u8>> {
         let mut head = Vec::new();
-        (&mut self.from)
-            .take(BYTE_ORDER_MARK.len() as u64)
-            .read_to_end(&mut head)?;
-        if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
-            let problem = "the file is in UTF-16: convert it to UTF-8, with iconv";
+        let mut buffer = [0; HEAD];
+        // No more than it takes: a source may wait after its first line.
+        while head.len() < HEAD && is_begun(&head) {
+            match self.from.read(&mut buffer[head.len()..]) {
+                Ok(0) => break,
+                Ok(read) => {
+                    let from = head.len();
+                    head.extend_from_slice(&buffer[from..from + read]);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(problem) = foreign(&head) {
             return Err(io::Error::new(ErrorKind::InvalidData, problem));
         }
-        if head == BYTE_ORDER_MARK {
-            head.clear();
+        if head.starts_with(BYTE_ORDER_MARK) {
+            head.drain(..BYTE_ORDER_MARK.len());
         }
         Ok(head)
     }

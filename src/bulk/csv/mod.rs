@@ -3,6 +3,8 @@
 //! ```text
 //! input.rs    the bytes of the file: byte order mark, quotes that stay open, numbers of lines
 //! columns.rs  the columns of the table and their types; a field as a value of its column
+//! types.rs    the types of a table that is to be created, by the values of the file
+//! whole.rs    a file in one transaction of the caller's
 //! ```
 //!
 //! A bad line is a row of the source like any other, which the slice leaves out or refuses. So a resumed job counts the
@@ -10,6 +12,8 @@
 
 mod columns;
 mod input;
+mod types;
+mod whole;
 
 use std::collections::BTreeSet;
 #[cfg(feature = "async")]
@@ -21,8 +25,9 @@ use csv::{ByteRecord, Reader, ReaderBuilder};
 use rusqlite::ToSql;
 use rusqlite::types::Value;
 
-use self::columns::{Column, Field, Target};
+use self::columns::{Column, Field, OnExisting, Wanted};
 use self::input::Input;
+pub use self::types::CsvTypes;
 use super::row::{self, BulkRow};
 use super::{Bulk, BulkJob, BulkReport, OnViolation, Resume, Source, Step, sealed};
 use crate::error::{Error, Result};
@@ -31,6 +36,7 @@ use crate::error::{Error, Result};
 const MAX_LINE: u64 = 64 << 20;
 
 /// How the fields of a column are read. See [`BulkCsv::types`].
+#[cfg_attr(docsrs, doc(cfg(feature = "csv")))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CsvType {
@@ -81,7 +87,10 @@ pub enum CsvType {
 #[must_use = "nothing is done before `run`"]
 pub struct BulkCsv<R> {
     bulk: Bulk,
-    reader: R,
+    /// Until the header is read.
+    reader: Option<R>,
+    opened: Option<Opened<R>>,
+    size: Option<u64>,
     table: Option<String>,
     columns: Option<Vec<String>>,
     has_header: bool,
@@ -92,8 +101,15 @@ pub struct BulkCsv<R> {
     delimiter: u8,
     quote: Option<u8>,
     on_bad_line: OnViolation,
-    upserts: bool,
+    on_existing: OnExisting,
     max_line: u64,
+}
+
+/// A file whose header is read.
+struct Opened<R> {
+    lines: Lines<R>,
+    /// The names of all fields.
+    names: Vec<String>,
 }
 
 impl Bulk {
@@ -108,7 +124,9 @@ impl Bulk {
     pub fn csv<R: Read>(self, reader: R) -> BulkCsv<R> {
         BulkCsv {
             bulk: self,
-            reader,
+            reader: Some(reader),
+            opened: None,
+            size: None,
             table: None,
             columns: None,
             has_header: true,
@@ -119,7 +137,7 @@ impl Bulk {
             delimiter: b',',
             quote: Some(b'"'),
             on_bad_line: OnViolation::default(),
-            upserts: false,
+            on_existing: OnExisting::default(),
             max_line: MAX_LINE,
         }
     }
@@ -195,7 +213,21 @@ impl<R: Read> BulkCsv<R> {
     /// Updates the row with the same primary key, if there is one: the columns of the file get its values, and all else
     /// stays, rows of other tables that refer to it, too (`ON CONFLICT .. DO UPDATE`).
     pub fn upsert(mut self) -> Self {
-        self.upserts = true;
+        self.on_existing = OnExisting::Update;
+        self
+    }
+
+    /// Leaves out a line if its primary key, or another value that must be unique, is in the table already
+    /// (`ON CONFLICT DO NOTHING`). [`BulkReport::unchanged`] counts these lines. It takes the place of
+    /// [`upsert`](Self::upsert).
+    pub fn keep_existing(mut self) -> Self {
+        self.on_existing = OnExisting::Keep;
+        self
+    }
+
+    /// The size of the file in bytes, for [`BulkProgress::eta`](super::BulkProgress::eta).
+    pub fn size(mut self, bytes: u64) -> Self {
+        self.size = Some(bytes);
         self
     }
 
@@ -204,6 +236,61 @@ impl<R: Read> BulkCsv<R> {
     pub fn max_line(mut self, bytes: u64) -> Self {
         self.max_line = bytes;
         self
+    }
+
+    /// Reads the header, and returns the columns that get a field: renamed, and without those that are ignored. Give
+    /// [`delimiter`](Self::delimiter), [`quote`](Self::quote), [`columns`](Self::columns),
+    /// [`has_header`](Self::has_header) and [`max_line`](Self::max_line) before it.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let mut csv = store.bulk().csv(&b"faa,name,tz\n04G,Lansdowne Airport,-5\n"[..]).rename("faa", "code").ignore(["tz"]);
+    /// assert_eq!(csv.header()?, ["code", "name"]);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Csv`]: the header cannot be read, has a name twice or an empty one, or lacks a name that is renamed or
+    /// ignored. [`Error::Options`]: a file without a header needs [`columns`](Self::columns).
+    pub fn header(&mut self) -> Result<Vec<String>> {
+        let names = self.open()?.names.clone();
+        let fields = fields(names, &self.renamed, &self.ignored)?;
+        Ok(fields.into_iter().map(|field| field.name).collect())
+    }
+
+    /// Reads the whole file, and returns the narrowest type of each column: see [`CsvTypes`]. Nothing is written. Lines with
+    /// another number of fields than the header are left out.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let file = b"faa,lat,alt\n04G,41.13,1044\n06A,32.46,NA\n";
+    /// let types = store.bulk().csv(&file[..]).nulls(["", "NA"]).infer()?;
+    /// let create = types.create_table("airports");
+    /// assert_eq!(create, r#"CREATE TABLE "airports"("faa" TEXT, "lat" REAL, "alt" INTEGER) STRICT"#);
+    /// store.write(move |tx| tx.execute_batch(&create))?;
+    /// let report = store.bulk().csv(&file[..]).nulls(["", "NA"]).into("airports").run()?;
+    /// assert_eq!(report.rows, 2);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`header`](Self::header), and [`Error::Csv`] if the file cannot be read to its end.
+    pub fn infer(mut self) -> Result<CsvTypes> {
+        let header = self.header()?;
+        let names = self.open()?.names.clone();
+        let fields = fields(names, &self.renamed, &self.ignored)?;
+        let mut types = CsvTypes::new(header);
+        let nulls = std::mem::take(&mut self.nulls);
+        let lines = &mut self.open()?.lines;
+        while lines.read()? {
+            if lines.is_whole() {
+                let values = fields.iter().map(|field| &lines.record[field.at]);
+                types.look(values, &nulls);
+            }
+        }
+        Ok(types)
     }
 
     /// Loads the file, and blocks until it is done.
@@ -232,45 +319,82 @@ impl<R: Read> BulkCsv<R> {
         self.job()
     }
 
-    /// Reads the header, and looks up the table.
+    /// Looks up the table in a snapshot.
     fn job(self) -> Result<BulkJob<Lines<R>>> {
+        let mut prepared = self.prepare()?;
+        let bulk = prepared.bulk;
+        let target = bulk.store.read(|tx| prepared.wanted.find(tx))?;
+        prepared.lines.columns = target.columns;
+        Ok(bulk.job(target.sql, prepared.lines))
+    }
+
+    /// Reads the header.
+    fn open(&mut self) -> Result<&mut Opened<R>> {
+        if let Some(reader) = self.reader.take() {
+            if !self.has_header && self.columns.is_none() {
+                return Err(missing(
+                    "BulkCsv::columns",
+                    "a file without a header needs the names of its columns",
+                ));
+            }
+            let mut lines = Lines {
+                reader: ReaderBuilder::new()
+                    .delimiter(self.delimiter)
+                    .quote(self.quote.unwrap_or(b'"'))
+                    .quoting(self.quote.is_some())
+                    .has_headers(false)
+                    // A line of another length is a bad line, and not the end.
+                    .flexible(true)
+                    .from_reader(Input::new(reader, self.max_line)),
+                record: ByteRecord::new(),
+                line: 1,
+                count: 0,
+                size: None,
+                has_open_quote: false,
+                width: 0,
+                columns: Vec::new(),
+                nulls: Vec::new(),
+                on_bad_line: OnViolation::default(),
+            };
+            let names = lines.names(self.has_header, self.columns.take())?;
+            lines.width = names.len();
+            self.opened = Some(Opened { lines, names });
+        }
+        let opened = self.opened.as_mut();
+        opened.ok_or_else(|| refused("the header of this file was not read".into()))
+    }
+
+    /// Reads the header, if it is not read yet.
+    fn prepare(mut self) -> Result<Prepared<R>> {
         let table = self
             .table
+            .take()
             .ok_or_else(|| missing("BulkCsv::into", "give the table of the rows"))?;
-        if !self.has_header && self.columns.is_none() {
-            return Err(missing(
-                "BulkCsv::columns",
-                "a file without a header needs the names of its columns",
-            ));
-        }
-        let mut lines = Lines {
-            reader: ReaderBuilder::new()
-                .delimiter(self.delimiter)
-                .quote(self.quote.unwrap_or(b'"'))
-                .quoting(self.quote.is_some())
-                .has_headers(false)
-                // A line of another length is a bad line, and not the end.
-                .flexible(true)
-                .from_reader(Input::new(self.reader, self.max_line)),
-            record: ByteRecord::new(),
-            line: 1,
-            has_open_quote: false,
-            width: 0,
-            columns: Vec::new(),
-            nulls: self.nulls,
-            on_bad_line: self.on_bad_line,
-        };
-        let names = lines.names(self.has_header, self.columns)?;
-        lines.width = names.len();
-        let fields = fields(names, &self.renamed, &self.ignored)?;
-        let (types, upserts) = (self.types, self.upserts);
-        let target = self
-            .bulk
-            .store
-            .read(|tx| Target::find(tx, &table, fields, &types, upserts))?;
-        lines.columns = target.columns;
-        Ok(self.bulk.job(target.sql, lines))
+        self.open()?;
+        let opened = self.opened.take();
+        let Opened { mut lines, names } =
+            opened.ok_or_else(|| refused("the header of this file was not read".into()))?;
+        lines.nulls = self.nulls;
+        lines.on_bad_line = self.on_bad_line;
+        lines.size = self.size;
+        Ok(Prepared {
+            bulk: self.bulk,
+            lines,
+            wanted: Wanted {
+                table,
+                fields: fields(names, &self.renamed, &self.ignored)?,
+                types: self.types,
+                on_existing: self.on_existing,
+            },
+        })
     }
+}
+
+/// A file whose header is read, and what is to be done with it.
+struct Prepared<R> {
+    bulk: Bulk,
+    lines: Lines<R>,
+    wanted: Wanted,
 }
 
 #[cfg(feature = "async")]
@@ -316,6 +440,12 @@ fn fields(names: Vec<String>, renamed: &[(String, String)], ignored: &[String]) 
     let mut seen = BTreeSet::new();
     let mut fields = Vec::new();
     for (at, name) in names.iter().enumerate().filter(|(_, name)| !ignored.contains(name)) {
+        if name.is_empty() {
+            return Err(refused(format!(
+                "field {} of the header has no name: give BulkCsv::columns",
+                at + 1
+            )));
+        }
         if !seen.insert(name) {
             return Err(refused(format!("the header has {name:?} twice: give BulkCsv::columns")));
         }
@@ -337,6 +467,10 @@ pub(super) struct Lines<R> {
     record: ByteRecord,
     /// The number of the line that was read.
     line: u64,
+    /// How many lines were read, without the header.
+    count: u64,
+    /// The size of the file, if it is known.
+    size: Option<u64>,
     has_open_quote: bool,
     /// Number of fields in a line.
     width: usize,
@@ -375,7 +509,9 @@ impl<R: Read> Lines<R> {
         if !has_header {
             return Ok(given.unwrap_or_default());
         }
-        if !self.read()? {
+        let is_there = self.read()?;
+        self.count = 0;
+        if !is_there {
             return Err(refused(
                 "the file is empty: it lacks the header with the names of the columns".into(),
             ));
@@ -397,8 +533,14 @@ impl<R: Read> Lines<R> {
         }
         let name = |field: &[u8]| {
             let text = std::str::from_utf8(field);
-            text.map(|text| text.trim().to_owned())
-                .map_err(|_| refused("the header is not in UTF-8: convert the file, with iconv".into()))
+            let text = text.map_err(|_| refused("the header is not in UTF-8: convert the file, with iconv".into()))?;
+            if text.contains('\0') {
+                return Err(refused(
+                    "the header contains a NUL byte: the file is no text in UTF-8; if it is in UTF-16, convert it, with iconv"
+                        .into(),
+                ));
+            }
+            Ok(text.trim().to_owned())
         };
         self.record.iter().map(name).collect()
     }
@@ -416,6 +558,7 @@ impl<R: Read> Lines<R> {
             let inside = self.record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
             let ended = !self.has_open_quote && input.ends_with_line_feed(position.byte());
             self.line = position.line() - inside - u64::from(ended);
+            self.count += 1;
         }
         Ok(is_there)
     }
@@ -428,10 +571,36 @@ impl<R: Read> Lines<R> {
                 line - 1
             ));
         }
+        let after = match line {
+            1 => String::new(),
+            line => format!(" after line {}", line - 1),
+        };
         Error::Csv {
-            problem: format!("the file cannot be read after line {}: {error}", line - 1),
+            problem: format!("the file cannot be read{after}: {error}"),
             source: Some(Box::new(error)),
         }
+    }
+
+    /// Whether the line has as many fields as the header.
+    fn is_whole(&self) -> bool {
+        !self.has_open_quote && self.record.len() == self.width
+    }
+
+    /// The line that was read, as a row.
+    fn row(&self) -> Line {
+        Line {
+            number: self.line,
+            values: self.values(),
+            on_bad_line: self.on_bad_line,
+        }
+    }
+
+    /// How many lines are left, by the size of those that were read.
+    fn lines_left(&self) -> Option<u64> {
+        let read = self.reader.position().byte();
+        let rest = u128::from(self.size?.checked_sub(read)?);
+        let left = (u128::from(self.count) * rest).checked_div(u128::from(read))?;
+        u64::try_from(left).ok()
     }
 
     /// The values of the line, or what is wrong with it.
@@ -462,13 +631,13 @@ impl<R: Read> Source for Lines<R> {
         if !self.read()? {
             return Ok(Step::End);
         }
-        let row = Line {
-            number: self.line,
-            values: self.values(),
-            on_bad_line: self.on_bad_line,
-        };
+        let row = self.row();
         let bytes = row::bytes(&row);
         Ok(Step::Row(row, bytes))
+    }
+
+    fn left(&self) -> Option<u64> {
+        self.lines_left()
     }
 
     fn resume(&mut self, done: Resume) -> Result<()> {

@@ -529,6 +529,8 @@ impl Sweeper {
             feed,
             shared: Arc::clone(&self.shared),
             sql: delete.into(),
+            may_skip: u64::MAX,
+            names_all: false,
             on_violation: OnViolation::Skip,
             cursor: None,
             position: 0,

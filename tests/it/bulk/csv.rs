@@ -2,15 +2,19 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use larder::rusqlite::Connection;
 use larder::rusqlite::types::Value;
-use larder::{BulkCsv, BulkReport, CsvType, Error, OnViolation, Options, Outcome, Store};
+use larder::{BulkCsv, BulkReport, CsvType, Error, OnViolation, Options, Outcome, Store, Violation};
 
 use crate::support::child::{Child, PATIENCE, Task, listen, tell};
-use crate::support::count;
+use crate::support::{RaiseOnDrop, count};
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, text TEXT, n REAL, raw BLOB) STRICT";
 
@@ -188,7 +192,8 @@ fn headers_that_do_not_fit_are_refused_with_names() {
         ("id,name,NAME\n1,a,b", "two fields are for the column name"),
         ("name,up\na,A", "the column up of t is generated"),
         ("name,\"kind\na,b\n", "quote that is not closed"),
-        ("name,k\u{0}nd\na,b\n", "no column \"k\\0nd\""),
+        ("name,k\u{0}nd\na,b\n", "NUL byte"),
+        ("name,\na,b\n", "field 2 of the header has no name"),
     ] {
         let (line, message) = refusal(csv(&store, header).run());
         assert!(line.is_none() && message.contains(named), "{header:?}: {message}");
@@ -486,7 +491,7 @@ fn killed_load_goes_on_and_writes_each_line_once() {
         child
     };
     let written = |path: &Path| {
-        let conn = larder::rusqlite::Connection::open(path).unwrap();
+        let conn = Connection::open(path).unwrap();
         conn.query_row("SELECT count(*), coalesce(sum(id), 0) FROM t", [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
         })
@@ -506,4 +511,274 @@ fn killed_load_goes_on_and_writes_each_line_once() {
     child.expect(&format!("done {}", TOTAL + TOTAL / 10));
     child.finish();
     assert_eq!(written(&path), (TOTAL, (0..TOTAL).sum()));
+}
+
+#[test]
+fn files_of_other_kinds_are_named() {
+    let store = store();
+    for (file, named) in [
+        (&b"\x1f\x8b\x08\0\0\0\0\0\0\x03"[..], "gunzip -c"),
+        (b"\x28\xb5\x2f\xfd\x04\0", "zstd -dc"),
+        (b"\xfd7zXZ\0\0\x04", "xz -dc"),
+        (b"BZh91AY&SY\x01\x02", "bunzip2 -c"),
+        (b"PK\x03\x04\x14\0\x06\0", "workbook"),
+        (b"\xff\xfei\0d\0\n\0", "UTF-16"),
+        (b"i\0d\0\n\x001\0\n\0", "NUL byte"),
+        (b"SQLite format 3\0\x10\0\x01\x01", "copy_from"),
+    ] {
+        let (line, message) = refusal(csv(&store, file).run());
+        assert!(line.is_none() && message.contains(named), "{named}: {message}");
+    }
+    // It is no archive that begins so.
+    let (_, message) = refusal(csv(&store, "BZh\n1\n").run());
+    assert!(message.contains("no column \"BZh\""), "{message}");
+    assert_eq!(count(&store), 0);
+}
+
+#[test]
+fn load_in_a_transaction_is_all_or_nothing() {
+    let store = store();
+    let report = store
+        .write({
+            let first = csv(&store, "id,text\n1,a\n2,b\n");
+            let second = csv(&store, "id,text\n3,c\n");
+            move |tx| {
+                tx.execute("INSERT INTO t(id) VALUES (0)", [])?;
+                let mut report = first.run_in(tx)?;
+                report.rows += second.run_in(tx)?.rows;
+                Ok(report)
+            }
+        })
+        .unwrap();
+    assert_eq!((report.rows, report.changed, report.slices), (3, 2, 1));
+    assert_eq!(count(&store), 4);
+
+    let bad = csv(&store, "id,text\n4,d\n5,e,f\n6,g\n");
+    let error = store.write(move |tx| bad.run_in(tx)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Bulk {
+                rows: 0,
+                line: Some(3),
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let twice = csv(&store, "id,text\n7,d\n1,e\n");
+    let error = store.write(move |tx| twice.run_in(tx)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Bulk {
+                row: Some(2),
+                line: Some(3),
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(count(&store), 4);
+
+    // What is skipped is told, and the rest is there.
+    let skipping = store
+        .bulk()
+        .on_violation(OnViolation::Skip)
+        .csv(&b"id,text\n1,there\n8,h\n9,i,j\n"[..])
+        .into("t")
+        .on_bad_line(OnViolation::Skip);
+    let report = store.write(move |tx| skipping.run_in(tx)).unwrap();
+    let lines: Vec<_> = report.violations.iter().map(|violation| violation.line).collect();
+    assert_eq!((report.rows, report.skipped, report.bad_lines), (3, 2, 1));
+    assert_eq!(lines, [Some(2), Some(4)]);
+    assert_eq!(count(&store), 5);
+
+    let named = store.bulk().resumable("x").csv(&b"id\n20\n"[..]).into("t");
+    let error = store.write(move |tx| named.run_in(tx)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Options {
+                option: "Bulk::resumable",
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn table_of_the_same_transaction_is_loaded() {
+    let store = Store::open_temp().unwrap();
+    let file = "faa,lat,alt,zip,big\n04G,41.13,1044,01234,9007199254740993\n06A,32,NA,99999,0.5\nshort\n";
+    let mut types = store.bulk().csv(file.as_bytes()).nulls(["NA"]).infer().unwrap();
+    let kinds: Vec<_> = types
+        .iter()
+        .map(|(name, kind)| format!("{name} {}", kind.name()))
+        .collect();
+    assert_eq!(kinds, ["faa TEXT", "lat REAL", "alt INTEGER", "zip TEXT", "big TEXT"]);
+    types.merge(store.bulk().csv("alt\n0.5\n".as_bytes()).infer().unwrap());
+    assert_eq!(types.get("alt"), Some(CsvType::Real));
+    let create = types.create_table("select \"x\"");
+    let csv = store
+        .bulk()
+        .csv(file.as_bytes())
+        .nulls(["NA"])
+        .into("select \"x\"")
+        .on_bad_line(OnViolation::Skip);
+    let report = store
+        .write(move |tx| {
+            tx.execute_batch(&create)?;
+            csv.run_in(tx)
+        })
+        .unwrap();
+    assert_eq!((report.rows, report.bad_lines), (3, 1));
+    let sum: f64 = store
+        .read(|tx| tx.scalar("SELECT sum(lat) FROM \"select \"\"x\"\"\"", []))
+        .unwrap();
+    assert_eq!(sum, 73.13);
+}
+
+#[test]
+fn header_is_read_before_the_run() {
+    let store = store();
+    let mut csv = csv(&store, "Nr;x;text\n1;2;a\n")
+        .delimiter(b';')
+        .rename("Nr", "id")
+        .ignore(["x"]);
+    assert_eq!(csv.header().unwrap(), ["id", "text"]);
+    assert_eq!(csv.header().unwrap(), ["id", "text"]);
+    csv.run().unwrap();
+    assert_eq!(rows(&store), ["1 'a' NULL NULL"]);
+    let mut empty = store.bulk().csv(&b""[..]).into("t");
+    assert!(empty.header().is_err());
+    let (_, message) = refusal(empty.run());
+    assert!(message.contains("was not read"), "{message}");
+}
+
+#[test]
+fn existing_rows_are_kept_and_counted() {
+    let store = store();
+    csv(&store, "id,text\n1,old\n").run().unwrap();
+    let report = csv(&store, "id,text\n1,new\n2,new\n").keep_existing().run().unwrap();
+    assert_eq!(
+        (report.rows, report.changed, report.unchanged, report.skipped),
+        (2, 1, 1, 0)
+    );
+    assert!(report.to_string().contains(", 1 unchanged"), "{report}");
+    assert_eq!(rows(&store), ["1 'old' NULL NULL", "2 'new' NULL NULL"]);
+}
+
+#[test]
+fn line_after_the_last_that_may_be_skipped_fails_the_job() {
+    let store = store();
+    let file: String = (0..1000)
+        .map(|n| if n % 3 == 0 { "x\n".to_owned() } else { format!("{n}\n") })
+        .collect();
+    let file = format!("id\n{file}");
+    let load = |most: u64| {
+        let named: Arc<Mutex<Vec<Violation>>> = Arc::default();
+        let told: Arc<Mutex<(u64, u64)>> = Arc::default();
+        let (names, last) = (Arc::clone(&named), Arc::clone(&told));
+        let bulk = store
+            .bulk()
+            .max_skipped(most)
+            .on_skip(move |violation| names.lock().unwrap().push(violation.clone()))
+            .progress(move |now| {
+                *last.lock().unwrap() = (now.rows, now.skipped);
+                ControlFlow::Continue(())
+            });
+        let result = bulk
+            .csv(file.as_bytes())
+            .into("t")
+            .on_bad_line(OnViolation::Skip)
+            .keep_existing()
+            .run();
+        let named = named.lock().unwrap().clone();
+        let told = *told.lock().unwrap();
+        (result, named, told)
+    };
+    // The 201st of them is in line 602.
+    let (result, named, told) = load(200);
+    let error = result.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Bulk {
+                rows: 600,
+                line: Some(602),
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!((named.len(), named[199].line, named[199].row), (200, Some(599), 598));
+    assert_eq!(told, (600, 200));
+    assert_eq!(count(&store), 400);
+    let (result, named, told) = load(334);
+    let report = result.unwrap();
+    assert_eq!((report.rows, report.bad_lines, report.unchanged), (1000, 334, 400));
+    assert_eq!((named.len(), report.violations.len(), told), (334, 100, (1000, 334)));
+    assert_eq!(count(&store), 666);
+}
+
+/// Another process, here another connection, writes in the pauses, although it tries again only now and then.
+#[test]
+fn pause_lets_other_connections_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Store::open(&path).unwrap();
+    store.write(|tx| tx.execute_batch(TABLE)).unwrap();
+    let file: String = (0..200_000).map(|n| format!("{n},text\n")).collect();
+    let file = format!("id,text\n{file}");
+    let over = AtomicBool::new(false);
+    let written = thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let conn = Connection::open(&path).unwrap();
+            conn.busy_timeout(PATIENCE).unwrap();
+            let mut written = 0;
+            while !over.load(Relaxed) {
+                written += conn.execute("INSERT INTO t(text) VALUES ('other')", []).unwrap();
+                // As a service: it does not hold the lock all the time.
+                thread::sleep(Duration::from_millis(1));
+            }
+            written
+        });
+        let _over = RaiseOnDrop(&over);
+        let bulk = store.bulk().pause(Duration::from_millis(2));
+        let report = bulk.csv(file.as_bytes()).into("t").keep_existing().run().unwrap();
+        assert_eq!(report.rows, 200_000);
+        assert!(report.slices > 1);
+        over.store(true, Relaxed);
+        other.join().unwrap()
+    });
+    assert!(written > 0);
+    let others: i64 = store
+        .read(|tx| tx.scalar("SELECT count(*) FROM t WHERE text = 'other'", []))
+        .unwrap();
+    assert_eq!(others, written as i64);
+}
+
+/// No byte behind the first line is waited for.
+#[test]
+fn header_of_a_source_that_waits_is_read() {
+    let store = store();
+    for first in ["id\n", "\u{feff}id\n", "BZ,id\n"] {
+        let waits = WaitsAfter(first.as_bytes());
+        let mut csv = store.bulk().csv(waits).into("t");
+        assert!(csv.header().unwrap().contains(&"id".to_owned()), "{first}");
+    }
+}
+
+/// Fails where a pipe would block.
+struct WaitsAfter<'a>(&'a [u8]);
+
+impl Read for WaitsAfter<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        match self.0.is_empty() {
+            true => Err(io::Error::other("it would block")),
+            false => self.0.read(to),
+        }
+    }
 }

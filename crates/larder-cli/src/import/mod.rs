@@ -1,29 +1,28 @@
-//! `larder import`.
+//! `larder import`: the library's bulk loads of CSV files, with the options of the command line.
 //!
 //! ```text
-//! source.rs  a file or stdin: its header, its lines
-//! table.rs   the table: its columns and their types, found or created
-//! values.rs  a field as a value of its column
+//! source.rs  a file or stdin, and how much of it is read
+//! table.rs   tables that are created
 //! ```
 
 mod source;
 mod table;
-mod values;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use larder::rusqlite::{ErrorCode, params_from_iter};
-use larder::{Error, Store, WriteTx};
+use larder::{Bulk, BulkCsv, BulkProgress, BulkReport, Error, OnViolation, Store, Violation};
 use serde::Serialize;
 
-use self::source::{Source, display};
-use self::table::{Declared, Target};
-use self::values::{Nulls, value};
+use self::source::{Reader, Source, display};
+use self::table::{Declared, create};
 use crate::args::{ImportArgs, OnConflict};
-use crate::failure::{Failure, Result, Verdict};
-use crate::output::{Output, plain};
+use crate::failure::{Failure, Result, Verdict, with_flags};
+use crate::output::{Output, plain, size};
 use crate::progress::Progress;
+use crate::store::LABEL;
 
 /// So many bad lines are named.
 const MAX_NAMED: usize = 100;
@@ -31,11 +30,8 @@ const MAX_NAMED: usize = 100;
 /// So many are printed.
 const MAX_PRINTED: usize = 20;
 
-/// Of a batch so many lines are read before the database is locked.
-const AHEAD: u64 = 10_000;
-
-/// So many lines are read between two looks at the progress line.
-const LINES: u64 = 256;
+/// The time of a slice, and the pause after it, in which other processes write.
+const SLICE: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Debug, Default, Serialize)]
 struct Imported {
@@ -57,6 +53,10 @@ impl Imported {
         self.ok = ok;
         self
     }
+
+    fn bad_lines(&self) -> u64 {
+        self.files.iter().map(|file| file.bad).sum()
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -64,6 +64,8 @@ struct ImportedFile {
     file: String,
     table: String,
     created: bool,
+    /// Lines that an earlier run with --resumable has imported.
+    resumed_from: u64,
     lines: u64,
     /// Rows that are in the database now.
     rows: u64,
@@ -71,18 +73,28 @@ struct ImportedFile {
     bad: u64,
     /// The first 100.
     bad_lines: Vec<BadLine>,
-    /// Rows that were inserted, in a transaction that may be rolled back.
-    #[serde(skip)]
-    inserted: u64,
-    /// Whether that transaction creates the table.
-    #[serde(skip)]
-    creates: bool,
 }
 
 impl ImportedFile {
-    fn commit(&mut self) {
-        self.rows = self.inserted;
-        self.created = self.creates;
+    fn take(&mut self, report: &BulkReport) {
+        self.resumed_from = report.resumed_from;
+        self.count(report.rows, report.unchanged, report.skipped);
+    }
+
+    fn count(&mut self, lines: u64, unchanged: u64, bad: u64) {
+        (self.lines, self.skipped, self.bad) = (lines, unchanged, bad);
+        self.rows = lines - unchanged - bad;
+    }
+
+    fn name(&mut self, line: u64, problem: &str) {
+        if self.bad_lines.len() < MAX_NAMED {
+            // The statement is the import's own.
+            let problem = problem
+                .rsplit_once(" (in INSERT ")
+                .map_or(problem, |(problem, _)| problem);
+            let problem = with_flags(problem.to_owned());
+            self.bad_lines.push(BadLine { line, problem });
+        }
     }
 }
 
@@ -105,9 +117,15 @@ pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
     let tables = args.files.iter().map(|file| table_of(file, args.table.as_deref()));
     let tables = tables.collect::<Result<Vec<_>>>()?;
     // All files are opened first: a misspelled name keeps all of them from being imported.
-    let sources = args.files.iter().map(|file| Source::open(file, &args));
+    let sources = args.files.iter().map(|file| Source::open(file));
     let sources = sources.collect::<Result<Vec<_>>>()?;
-    let declared = Declared::of(&args, &tables)?;
+    if let Some(pipe) = sources.iter().find(|source| args.infer && !source.is_file()) {
+        return Err(Failure::Usage(format!(
+            "--infer reads each file twice, and {} is no regular file",
+            display(pipe.path())
+        )));
+    }
+    let declared = Declared::of(&args)?;
     let path = &args.database.database;
     if args.create_database && !path.exists() && !args.create_table {
         return Err(Failure::Usage(format!(
@@ -115,16 +133,24 @@ pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
             path.display()
         )));
     }
-    // From the first lock on, Ctrl-C ends the import with its own message.
+    // From now on, Ctrl-C ends the import with its own message.
     let progress = output.progress()?;
-    let create = args.create_database;
-    let store = args.database.open_to_write(|options| options.create(create), output)?;
-    let work = Work::new(&args, sources.into_iter().zip(tables).collect(), declared, progress);
-    let imported = work.run(&store);
+    let may_create = args.create_database;
+    let store = args
+        .database
+        .open_to_write(|options| options.create(may_create), output)?;
+    let max_bad = args.max_bad;
+    let import = Import {
+        args,
+        store: store.clone(),
+        progress: Arc::new(Mutex::new(progress)),
+        declared,
+    };
+    let imported = import.run(sources.into_iter().zip(tables).collect());
     let closed = store.close();
     let imported = imported?;
     closed?;
-    print(&imported, args.max_bad, output)?;
+    print(&imported, max_bad, output)?;
     Ok(Verdict::of(imported.ok))
 }
 
@@ -157,8 +183,12 @@ fn print(imported: &Imported, max_bad: u64, output: &Output) -> Result<()> {
             let created = if file.created { ", created" } else { "" };
             write!(to, "{} -> {}{created}: ", file.file, plain(&file.table))?;
             match file.skipped {
-                0 => writeln!(to, "{} lines, {} bad", file.lines, file.bad)?,
-                skipped => writeln!(to, "{} lines, {skipped} skipped, {} bad", file.lines, file.bad)?,
+                0 => write!(to, "{} lines, {} bad", file.lines, file.bad)?,
+                skipped => write!(to, "{} lines, {skipped} skipped, {} bad", file.lines, file.bad)?,
+            }
+            match file.resumed_from {
+                0 => writeln!(to)?,
+                lines => writeln!(to, ", after {lines} of earlier runs")?,
             }
         }
         match imported.ok {
@@ -177,31 +207,32 @@ fn print(imported: &Imported, max_bad: u64, output: &Output) -> Result<()> {
     })
 }
 
-/// An import under way. The writer's closures take it, one after the other.
-struct Work {
-    /// Those that are left, the next one last.
-    left: Vec<(Source, String)>,
-    current: Option<Current>,
+struct Import {
+    args: ImportArgs,
+    store: Store,
+    progress: Arc<Mutex<Progress>>,
     declared: Option<Declared>,
-    nulls: Nulls,
-    on_conflict: OnConflict,
-    max_bad: u64,
-    batch: Option<u64>,
-    map: Vec<(String, String)>,
-    skip: Vec<String>,
-    progress: Progress,
-    done: Imported,
 }
 
-/// The file that is being read.
-struct Current {
-    source: Source,
-    target: Target,
-    insert: String,
+/// What the callbacks of a load have told.
+#[derive(Default)]
+struct Told {
+    lines: u64,
+    unchanged: u64,
+    bad: u64,
+    bad_lines: Vec<(u64, String)>,
+}
+
+/// A load of a file that is ready to run.
+struct Load {
+    csv: BulkCsv<Reader>,
     report: ImportedFile,
+    /// Creates the table.
+    create: Option<String>,
+    told: Arc<Mutex<Told>>,
 }
 
-/// Why a transaction is rolled back, with the counts until then.
+/// Why the one transaction is rolled back, with the counts until then.
 enum Stop {
     Failed(Failure),
     TooManyBad(Imported),
@@ -219,232 +250,299 @@ impl From<Failure> for Stop {
     }
 }
 
-impl Work {
-    fn new(
-        args: &ImportArgs,
-        mut sources: Vec<(Source, String)>,
-        declared: Option<Declared>,
-        progress: Progress,
-    ) -> Self {
-        sources.reverse();
-        Self {
-            left: sources,
-            current: None,
-            declared,
-            nulls: Nulls::new(&args.null),
-            on_conflict: args.on_conflict,
-            max_bad: args.max_bad,
-            batch: args.batch,
-            map: args.map.clone(),
-            skip: args.skip.clone(),
-            progress,
-            done: Imported::default(),
+impl Import {
+    fn run(mut self, sources: Vec<(Source, String)>) -> Result<Imported> {
+        self.look_ahead(&sources)
+            .map_err(|failure| self.interrupted(0).unwrap_or(failure))?;
+        match self.args.slices {
+            true => self.in_slices(sources),
+            false => self.in_one(sources),
         }
     }
 
-    /// One write, or one for each batch.
-    fn run(self, store: &Store) -> Result<Imported> {
-        let mut work = self;
-        loop {
-            let committed = work.committed();
-            if let Some(lines) = work.batch {
-                work.read_ahead(lines.min(AHEAD))
-                    .map_err(|failure| after(committed, failure))?;
-            }
-            let place = Arc::new(Mutex::new(None));
-            let keep = Arc::clone(&place);
-            let ended = store.transact(move |tx| -> Result<bool, Stop> {
-                let mut work = work;
-                let ended = work.step(tx);
-                *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
-                ended
-            });
-            let kept = place.lock().unwrap_or_else(PoisonError::into_inner).take();
-            match (ended, kept) {
-                (Ok(false), Some(mut kept)) => {
-                    kept.files().for_each(ImportedFile::commit);
-                    work = kept;
-                }
-                (Ok(true), Some(mut kept)) => {
-                    kept.files().for_each(ImportedFile::commit);
-                    return Ok(kept.done.total(true));
-                }
-                (Err(Stop::TooManyBad(counts)), _) => return Ok(counts.total(false)),
-                (Err(Stop::Failed(failure)), _) => return Err(after(committed, failure)),
-                (Ok(_), None) => return Err(Failure::Other("the write lost its work".into())),
+    /// Reads the headers of all files, and all lines of those whose types are to be found.
+    fn look_ahead(&mut self, sources: &[(Source, String)]) -> Result<()> {
+        for (source, table) in sources.iter().filter(|(source, _)| source.is_file()) {
+            let of_file = |error: Error| in_file(source.path(), error.into());
+            let (reader, _) = Source::open(source.path())?.into_reader(lock(&self.progress).stop());
+            let mut csv = self.described(self.store.bulk(), reader);
+            csv.header().map_err(of_file)?;
+            if let Some(declared) = self.declared.as_mut().filter(|_| self.args.infer) {
+                let types = csv.infer().map_err(of_file)?;
+                declared.inferred.entry(table.clone()).or_default().merge(types);
             }
         }
+        Ok(())
     }
 
-    fn files(&mut self) -> impl Iterator<Item = &mut ImportedFile> {
-        let current = self.current.as_mut().map(|current| &mut current.report);
-        self.done.files.iter_mut().chain(current)
-    }
-
-    /// Rows that are committed.
-    fn committed(&mut self) -> u64 {
-        self.files().map(|file| file.rows).sum()
-    }
-
-    /// Reads the lines of the next batch, so that no other process waits for a slow source.
-    fn read_ahead(&mut self, mut lines: u64) -> Result<()> {
-        let current = self.current.as_mut().map(|current| &mut current.source);
-        for source in current
-            .into_iter()
-            .chain(self.left.iter_mut().rev().map(|(source, _)| source))
-        {
-            lines -= source.read_ahead(lines, || self.progress.is_interrupted())?;
-            if lines == 0 || self.progress.is_interrupted() {
-                break;
-            }
+    /// The file as the arguments describe it.
+    fn described(&self, bulk: Bulk, reader: Reader) -> BulkCsv<Reader> {
+        let args = &self.args;
+        let mut csv = bulk
+            .csv(reader)
+            .delimiter(args.delimiter)
+            .ignore(args.skip.iter().map(String::as_str))
+            .on_bad_line(OnViolation::Skip);
+        if !args.header.is_empty() {
+            csv = csv.has_header(false).columns(args.header.iter().map(String::as_str));
         }
-        self.heed_interrupt()
-    }
-
-    /// A read that was blocked tells of no signal: this is asked after each one, and so before each commit.
-    fn heed_interrupt(&self) -> Result<()> {
-        match self.progress.is_interrupted() {
-            true => Err(Failure::Interrupted(
-                "interrupted: the lines of this transaction were rolled back, and nothing was imported".into(),
-            )),
-            false => Ok(()),
+        for (name, column) in &args.map {
+            csv = csv.rename(name, column);
+        }
+        if !args.null.is_empty() {
+            csv = csv.nulls(args.null.iter().map(String::as_str));
+        }
+        match args.on_conflict {
+            OnConflict::Fail => csv,
+            OnConflict::Skip => csv.keep_existing(),
+            OnConflict::Replace => csv.upsert(),
         }
     }
 
-    /// Reads lines until the batch is full or none is left. Returns whether all are read.
-    fn step(&mut self, tx: &WriteTx<'_>) -> Result<bool, Stop> {
-        let mut room = self.batch.unwrap_or(u64::MAX);
-        while room > 0 {
-            if self.current.is_none() {
-                let Some((source, table)) = self.left.pop() else {
-                    return self.verdict().map(|()| true);
-                };
-                self.current = Some(self.begin(tx, source, table)?);
-            }
-            if !self.line(tx)? {
-                self.end_file();
-                continue;
-            }
-            room -= 1;
+    /// A load of a file. Its header is read.
+    fn load(&mut self, source: Source, table: String, bulk: Bulk) -> Result<Load> {
+        let path = source.path().to_owned();
+        let (name, length) = (display(&path), source.size());
+        let told = Arc::new(Mutex::new(Told::default()));
+        let (reader, read) = source.into_reader(lock(&self.progress).stop());
+        let bulk = bulk
+            .label(LABEL)
+            .on_violation(OnViolation::Skip)
+            .progress(shown(name.clone(), length, read, &self.progress, &told))
+            .on_skip(named(&told));
+        let mut csv = self.described(bulk, reader).into(&table);
+        if let Some(length) = length {
+            csv = csv.size(length);
         }
-        self.verdict().map(|()| false)
-    }
-
-    /// Whether the transaction is to be committed.
-    fn verdict(&mut self) -> Result<(), Stop> {
-        self.heed_interrupt()?;
-        let bad: u64 = self.files().map(|file| file.bad).sum();
-        if bad <= self.max_bad {
-            return Ok(());
-        }
-        self.end_file();
-        Err(Stop::TooManyBad(self.done.clone()))
-    }
-
-    fn begin(&mut self, tx: &WriteTx<'_>, source: Source, table: String) -> Result<Current> {
-        let header = source.mapped(&self.map, &self.skip)?;
-        let creates = match &self.declared {
-            Some(declared) => declared.create(tx, &table, &header)?,
-            None => false,
+        let header = csv.header().map_err(|error| in_file(&path, error.into()))?;
+        let create = match &mut self.declared {
+            Some(declared) => declared.statement(&table, &header)?,
+            None => None,
         };
-        let target = Target::find(tx, &table, &header, source.name())?;
-        let report = ImportedFile {
-            file: display(source.name()),
-            table,
-            creates,
-            ..ImportedFile::default()
-        };
-        let insert = target.insert(self.on_conflict, source.name())?;
-        Ok(Current {
-            source,
-            target,
-            insert,
-            report,
+        Ok(Load {
+            csv,
+            report: ImportedFile {
+                file: name,
+                table,
+                ..ImportedFile::default()
+            },
+            create,
+            told,
         })
     }
 
-    /// Imports a line. Returns `false` at the end of the file.
-    fn line(&mut self, tx: &WriteTx<'_>) -> Result<bool, Stop> {
-        self.heed_interrupt()?;
-        let Some(current) = &mut self.current else {
-            return Ok(false);
-        };
-        if !current.source.next()? {
-            return Ok(false);
+    /// All files in one transaction.
+    fn in_one(mut self, sources: Vec<(Source, String)>) -> Result<Imported> {
+        let mut loads = Vec::new();
+        for (source, table) in sources {
+            let path = source.path().to_owned();
+            let bulk = self.store.bulk();
+            let load = self.load(source, table, bulk);
+            loads.push((path, load.map_err(|failure| self.interrupted(0).unwrap_or(failure))?));
         }
-        current.report.lines += 1;
-        if current.report.lines.is_multiple_of(LINES) {
-            let (file, lines) = (&current.report.file, current.report.lines);
-            let _ = self.progress.show(|| format!("importing {file}: {lines} lines"));
+        let max_bad = self.args.max_bad;
+        let stop = lock(&self.progress).stop();
+        let ended = self.store.transact(move |tx| -> Result<Imported, Stop> {
+            let mut done = Imported::default();
+            for (path, load) in loads {
+                let Load {
+                    csv,
+                    mut report,
+                    create: statement,
+                    told,
+                } = load;
+                if let Some(statement) = &statement {
+                    create(tx, &report.table, statement)?;
+                }
+                let loaded = csv.run_in(tx).map_err(|error| in_file(&path, failure_of(error)))?;
+                report.take(&loaded);
+                report.created = statement.is_some();
+                for (line, problem) in &lock(&told).bad_lines {
+                    report.name(*line, problem);
+                }
+                done.files.push(report);
+            }
+            // A signal after the last line rolls back, too.
+            if stop() {
+                return Err(Failure::Interrupted(String::new()).into());
+            }
+            match done.bad_lines() > max_bad {
+                true => Err(Stop::TooManyBad(done)),
+                false => Ok(done),
+            }
+        });
+        match ended {
+            Ok(done) => Ok(done.total(true)),
+            Err(Stop::TooManyBad(mut done)) => {
+                for file in &mut done.files {
+                    (file.rows, file.created) = (0, false);
+                }
+                Ok(done.total(false))
+            }
+            Err(Stop::Failed(failure)) => Err(self.interrupted(0).unwrap_or(failure)),
         }
-        match current.import(tx, &self.nulls)? {
-            Ok(0) => current.report.skipped += 1,
-            Ok(_) => current.report.inserted += 1,
-            Err(problem) => {
-                current.report.bad += 1;
-                if current.report.bad_lines.len() < MAX_NAMED {
-                    let line = current.source.line();
-                    current.report.bad_lines.push(BadLine { line, problem });
+    }
+
+    /// Each file in slices, one file after the other.
+    fn in_slices(mut self, sources: Vec<(Source, String)>) -> Result<Imported> {
+        let mut done = Imported::default();
+        for (source, table) in sources {
+            let committed: u64 = done.files.iter().map(|file| file.rows).sum();
+            let path = source.path().to_owned();
+            let mut bulk = self.store.bulk();
+            bulk = bulk
+                .slice(SLICE)
+                .pause(SLICE)
+                .max_skipped(self.args.max_bad - done.bad_lines());
+            if self.args.resumable {
+                bulk = bulk.resumable(format!("larder import of {} into {table}", display(&path)));
+            }
+            let load = self.load(source, table, bulk);
+            let load = load.map_err(|failure| self.interrupted(committed).unwrap_or(failure))?;
+            let Load {
+                csv,
+                mut report,
+                create: statement,
+                told,
+            } = load;
+            if let Some(statement) = statement {
+                let table = report.table.clone();
+                self.store.transact(move |tx| create(tx, &table, &statement))?;
+                report.created = true;
+            }
+            let ended = csv.run();
+            let told = lock(&told);
+            for (line, problem) in &told.bad_lines {
+                report.name(*line, problem);
+            }
+            match ended {
+                Ok(loaded) => {
+                    report.take(&loaded);
+                    if loaded.cancelled {
+                        return Err(self.stopped(committed, &report));
+                    }
+                    done.files.push(report);
+                }
+                Err(error) => {
+                    report.count(told.lines, told.unchanged, told.bad);
+                    if self.is_interrupted() {
+                        return Err(self.stopped(committed, &report));
+                    }
+                    if let Error::Bulk {
+                        line: Some(line),
+                        source,
+                        ..
+                    } = &error
+                    {
+                        report.lines += 1;
+                        report.bad += 1;
+                        report.name(*line, &source.to_string());
+                        done.files.push(report);
+                        return Ok(done.total(false));
+                    }
+                    let failure = in_file(&path, failure_of(error));
+                    return Err(after(committed + report.rows, failure));
                 }
             }
         }
-        Ok(true)
+        Ok(done.total(true))
     }
 
-    fn end_file(&mut self) {
-        if let Some(Current { report, .. }) = self.current.take() {
-            self.done.files.push(report);
+    fn is_interrupted(&self) -> bool {
+        lock(&self.progress).is_interrupted()
+    }
+
+    /// The failure by Ctrl-C, if there was one.
+    fn interrupted(&self, committed: u64) -> Option<Failure> {
+        let said = match committed {
+            0 => "interrupted: nothing was imported".to_owned(),
+            rows => format!("interrupted: the {rows} rows of the files before are committed"),
+        };
+        self.is_interrupted().then_some(Failure::Interrupted(said))
+    }
+
+    /// Ctrl-C, in the midst of a file.
+    fn stopped(&self, committed: u64, report: &ImportedFile) -> Failure {
+        let go_on = match self.args.resumable {
+            true => "the same command goes on behind them",
+            false => {
+                "to go on, import again with --on-conflict skip; with --resumable the command would go on by itself"
+            }
+        };
+        Failure::Interrupted(format!(
+            "interrupted at a slice: the first {} lines of {} are done, and {} rows are committed; {go_on}",
+            report.resumed_from + report.lines,
+            report.file,
+            committed + report.rows
+        ))
+    }
+}
+
+/// The callback that shows the progress of a load, and heeds Ctrl-C.
+fn shown(
+    file: String,
+    length: Option<u64>,
+    read: Arc<AtomicU64>,
+    progress: &Arc<Mutex<Progress>>,
+    told: &Arc<Mutex<Told>>,
+) -> impl FnMut(&BulkProgress) -> std::ops::ControlFlow<()> + Send + 'static {
+    let (progress, told) = (Arc::clone(progress), Arc::clone(told));
+    move |now| {
+        {
+            let mut told = lock(&told);
+            (told.lines, told.unchanged, told.bad) = (now.rows, now.unchanged, now.skipped);
+        }
+        lock(&progress).show(|| {
+            let read = size(read.load(Relaxed));
+            let of = length.map_or(String::new(), |length| format!(" of {}", size(length)));
+            let left = now.eta.map(|eta| Duration::from_secs(eta.as_secs()));
+            let left = left.map_or(String::new(), |left| {
+                format!(", {} left", humantime::format_duration(left))
+            });
+            let rate = now.rows_per_second;
+            format!(
+                "importing {file}: {} lines ({rate:.0} a second), {read}{of}{left}",
+                now.rows
+            )
+        })
+    }
+}
+
+/// The callback that takes the names of bad lines.
+fn named(told: &Arc<Mutex<Told>>) -> impl FnMut(&Violation) + Send + 'static {
+    let told = Arc::clone(told);
+    move |bad| {
+        let mut told = lock(&told);
+        if told.bad_lines.len() < MAX_NAMED {
+            told.bad_lines.push((bad.line.unwrap_or(bad.row), bad.error.clone()));
         }
     }
 }
 
-impl Current {
-    /// Inserts the line that was read. The number of rows, or what is wrong with the line.
-    fn import(&mut self, tx: &WriteTx<'_>, nulls: &Nulls) -> Result<std::result::Result<usize, String>, Error> {
-        let values = match self.source.fields() {
-            Ok(fields) => self
-                .target
-                .columns
-                .iter()
-                .map(|column| value(fields.get(column.field), column, nulls))
-                .collect::<std::result::Result<Vec<_>, _>>(),
-            Err(problem) => Err(problem),
-        };
-        let values = match values {
-            Ok(values) => values,
-            Err(problem) => return Ok(Err(problem)),
-        };
-        match tx.execute(&self.insert, params_from_iter(values)) {
-            Ok(rows) => Ok(Ok(rows)),
-            Err(error) => match of_the_line(&error) {
-                Some(problem) => Ok(Err(problem)),
-                None => Err(error),
-            },
-        }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What stopped a load.
+fn failure_of(error: Error) -> Failure {
+    match error {
+        Error::Bulk { source, .. } => failure_of(*source),
+        error => error.into(),
     }
 }
 
-/// SQLite's message, if the line is the cause of an error.
-fn of_the_line(error: &Error) -> Option<String> {
-    let Error::Sqlite { source, .. } = error else {
-        return None;
-    };
-    match source.sqlite_error_code()? {
-        ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => Some(source.to_string()),
-        _ => None,
+fn in_file(path: &Path, failure: Failure) -> Failure {
+    Failure::InFile {
+        file: display(path),
+        source: Box::new(failure),
     }
 }
 
 /// Adds what stays.
 fn after(committed: u64, failure: Failure) -> Failure {
-    if committed == 0 {
-        return failure;
-    }
-    match failure {
-        Failure::Interrupted(_) => Failure::Interrupted(format!(
-            "interrupted: the last batch was rolled back, and the {committed} rows before it are committed"
-        )),
-        failure => Failure::After {
+    match committed {
+        0 => failure,
+        committed => Failure::After {
             committed,
             source: Box::new(failure),
         },

@@ -183,7 +183,7 @@ fn wrong_arguments_exit_with_2() {
         "import app.db owner.csv --create-table --types id=NUMBER",
         "import app.db owner.csv --create-table --types id",
         "import app.db owner.csv --delimiter ab",
-        "import app.db owner.csv --batch 0",
+        "import app.db owner.csv --resumable",
         "import new.db owner.csv --create-database",
         "import app.db - -",
         "import app.db -",

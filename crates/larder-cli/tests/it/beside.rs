@@ -74,7 +74,7 @@ fn verbs_that_write_take_turns_with_a_service() {
         "CREATE TABLE more(id INTEGER PRIMARY KEY) STRICT;",
     );
     while_service_writes(&place, |store| {
-        let imported = place.json("import app.db item.csv --batch 500", 0);
+        let imported = place.json("import app.db item.csv --slices", 0);
         assert_eq!(imported["rows"], 5000);
         assert_eq!(
             store

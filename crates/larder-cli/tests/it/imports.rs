@@ -1,7 +1,7 @@
 //! `import`.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::Connection;
@@ -106,8 +106,8 @@ fn quote_that_is_not_closed_is_a_bad_line() {
         "8,\"Bo\r",
     ] {
         place.write("owner.csv", format!("id,name\n7,Eve\n{end}"));
-        for batch in ["", " --batch 1000"] {
-            let run = place.say(&format!("import app.db owner.csv{batch}")).assert_code(1);
+        {
+            let run = place.say("import app.db owner.csv").assert_code(1);
             let said = "owner.csv:3: a quote of this line is not closed until the end of the file";
             assert!(run.err.contains(said), "{end:?}: {run:?}");
             assert!(
@@ -146,7 +146,7 @@ fn quote_that_is_not_closed_is_a_bad_line() {
         place.write("owner.csv", text);
         place
             .say("import app.db owner.csv")
-            .assert_fails(3, &["owner.csv is empty"]);
+            .assert_fails(3, &["owner.csv: the file is empty"]);
     }
 }
 
@@ -204,7 +204,7 @@ fn header_is_mapped_to_columns() {
         &[
             "has no column \"Nr\"",
             "it has id, name",
-            "--map Nr=COLUMN or --skip Nr",
+            "--map NAME=COLUMN or --skip NAME",
         ],
     );
     let args = ["import", "app.db", "people.csv", "--table", "owner", "--delimiter", ";"];
@@ -216,7 +216,7 @@ fn header_is_mapped_to_columns() {
     );
     place
         .run(&[&args[..], &["--skip", "nothing"]].concat())
-        .assert_fails(3, &["the header has no \"nothing\""]);
+        .assert_fails(3, &["there is no field \"nothing\"; the fields are Nr"]);
     place
         .run(&[&args[..], &["--map", "Nr=id,Full name=ID", "--skip", "born"]].concat())
         .assert_fails(3, &["two fields are for the column id"]);
@@ -235,7 +235,7 @@ fn wrong_files_and_tables_are_explained() {
         "CREATE VIEW seen AS SELECT id FROM item; CREATE TABLE made(a INTEGER, b INTEGER AS (a + 1)) STRICT",
     );
     for (name, text, parts) in [
-        ("owner.csv", "", &["owner.csv is empty"][..]),
+        ("owner.csv", "", &["owner.csv: the file is empty"][..]),
         ("owner.csv", "id,id\n1,2\n", &["the header has \"id\" twice"]),
         (
             "owner.csv",
@@ -374,13 +374,13 @@ fn replaced_row_is_updated_and_not_deleted() {
     assert_eq!((&skipped["rows"], &skipped["skipped"]), (&0.into(), &1.into()));
     place.write("doc.csv", "id,text\n1,newer\n");
     place.say("import app.db doc.csv --on-conflict replace").assert_fails(
-        2,
-        &["doc.csv has no field for part, a column of the primary key of doc"],
+        3,
+        &["doc.csv: --on-conflict replace: no field is for part, a column of the primary key of doc"],
     );
     place.write("loose.csv", "a\n1\n");
     place
         .say("import app.db loose.csv --on-conflict replace")
-        .assert_fails(2, &["the table loose has no primary key"]);
+        .assert_fails(3, &["the table loose has no primary key"]);
 }
 
 #[test]
@@ -449,33 +449,129 @@ fn database_is_created_on_request() {
 }
 
 #[test]
-fn new_database_with_committed_batches_is_kept() {
+fn new_database_with_committed_slices_is_kept() {
     let place = Place::new();
     place.write("a.csv", "x\n1\n2\n3\n4,5\n");
-    let line = "import new.db a.csv --create-table --create-database --batch 2";
+    let line = "import new.db a.csv --create-table --create-database --slices";
     let imported = place.json(line, 1);
     assert_eq!(
         (&imported["rows"], &imported["files"][0]["created"]),
-        (&2.into(), &true.into())
+        (&3.into(), &true.into())
     );
-    assert_eq!(place.count("new.db", "SELECT count(*) FROM a"), 2);
+    assert_eq!(place.count("new.db", "SELECT count(*) FROM a"), 3);
 }
 
 #[test]
-fn batches_before_a_bad_line_are_committed() {
+fn lines_before_a_bad_one_are_committed_in_slices() {
     let place = Place::with_database();
-    let lines: String = (10..35).map(|n| format!("{n},name\n")).collect();
-    place.write("owner.csv", format!("id,name\n{lines}bad,name\n"));
-    let imported = place.json("import app.db owner.csv --batch 10", 1);
-    assert_eq!((&imported["rows"], &imported["bad"]), (&20.into(), &1.into()));
-    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 23);
-    let run = place
-        .say("import app.db owner.csv --batch 10 --on-conflict skip")
-        .assert_code(1);
-    // The third batch has 5 lines that are rolled back, and the bad one.
-    let said =
-        "owner.csv -> owner: 26 lines, 20 skipped, 1 bad\nnothing was imported: 1 bad lines, and --max-bad allows 0\n";
+    let lines: String = (10..3000).map(|n| format!("{n},name\n")).collect();
+    place.write("owner.csv", format!("id,name\n{lines}bad,name\n4000,name\n"));
+    let run = place.say("import app.db owner.csv --slices").assert_code(1);
+    assert!(
+        run.err.contains("owner.csv:2992: column id: \"bad\" is no INTEGER"),
+        "{run:?}"
+    );
+    let said = "owner.csv -> owner: 2991 lines, 1 bad\nstopped after 2990 rows, which are committed: 1 bad lines, and --max-bad \
+                allows 0\n";
     assert_eq!(run.out, said);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 2993);
+    let run = place
+        .say("import app.db owner.csv --slices --on-conflict skip --max-bad 1")
+        .assert_code(0);
+    let said = "owner.csv -> owner: 2992 lines, 2990 skipped, 1 bad\n1 rows imported\n";
+    assert_eq!(run.out, said);
+}
+
+#[test]
+fn bad_lines_are_skipped_up_to_the_limit_in_slices() {
+    let place = Place::with_database();
+    let lines: String = (10..2000)
+        .map(|n| {
+            if n % 4 == 0 {
+                "1,there\n".to_owned()
+            } else {
+                format!("{n},name\n")
+            }
+        })
+        .collect();
+    place.write("owner.csv", format!("id,name\n{lines}"));
+    let imported = place.json("import app.db owner.csv --slices --max-bad 497", 0);
+    assert_eq!((&imported["rows"], &imported["bad"]), (&1493.into(), &497.into()));
+    let named = imported["files"][0]["bad_lines"].as_array().unwrap();
+    assert_eq!(
+        (named.len(), &named[0]["line"], &named[99]["line"]),
+        (100, &4.into(), &400.into())
+    );
+    assert_eq!(named[0]["problem"], "UNIQUE constraint failed: owner.id");
+
+    // The limit is for all files together, and the line after it is the last one.
+    place.execute("app.db", "DELETE FROM owner WHERE id > 9");
+    place.write("more.csv", "id,name\n5000,a\n1,b\n5002,c\n");
+    let line = "import app.db owner.csv more.csv --table owner --slices --max-bad 497";
+    let imported = place.json(line, 1);
+    assert_eq!((&imported["rows"], &imported["bad"]), (&1494.into(), &498.into()));
+    assert_eq!(imported["files"][1]["bad_lines"][0]["line"], 3);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner WHERE id > 5000"), 0);
+}
+
+/// The same command goes on with the lines that were added to a file.
+#[test]
+fn resumable_import_goes_on_behind_the_lines_of_earlier_runs() {
+    let place = Place::with_database();
+    place.execute("app.db", "CREATE TABLE log(n INTEGER) STRICT");
+    let lines = |to: u32| (0..to).map(|n| format!("{n}\n")).collect::<String>();
+    place.write("log.csv", format!("n\n{}", lines(2000)));
+    let line = "import app.db log.csv --slices --resumable";
+    place.say(line).assert_code(0);
+    let run = place.say(line).assert_code(0);
+    assert_eq!(
+        run.out,
+        "log.csv -> log: 0 lines, 0 bad, after 2000 of earlier runs\n0 rows imported\n"
+    );
+    place.write("log.csv", format!("n\n{}", lines(2500)));
+    let imported = place.json(line, 0);
+    assert_eq!(
+        (&imported["rows"], &imported["files"][0]["resumed_from"]),
+        (&500.into(), &2000.into())
+    );
+    let found = rows(&place, "SELECT count(*), count(DISTINCT n) FROM log");
+    assert_eq!(found.to_string(), "[[2500,2500]]");
+    place.write("log.csv", "n\n1\n");
+    place.say(line).assert_fails(3, &["it is another file"]);
+    place.say("import app.db log.csv --resumable").assert_code(2);
+}
+
+#[test]
+fn files_that_are_no_csv_are_named() {
+    let place = Place::with_database();
+    for (text, part) in [
+        (&b"\x1f\x8b\x08\0\0\0\0\0\0\x03id,name"[..], "gunzip -c"),
+        (b"PK\x03\x04\x14\0\x06\0\x08\0", "workbook"),
+        (b"\xff\xfei\0d\0", "UTF-16"),
+        (b"i\0d\0,\0n\0a\0m\0e\0\n\0", "NUL byte"),
+        (b"SQLite format 3\0\x10\0", "SQLite database"),
+        (b"id,\n1,a\n", "field 2 of the header has no name"),
+        (b"id,ID\n1,a\n", "two fields are for the column id"),
+    ] {
+        place.write("owner.csv", text);
+        for slices in ["", " --slices"] {
+            let run = place.say(&format!("import app.db owner.csv{slices}"));
+            run.assert_fails(3, &["owner.csv: ", part]);
+        }
+    }
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
+}
+
+#[test]
+fn names_of_columns_may_be_keywords_and_quotes() {
+    let place = Place::with_database();
+    place.write("select.csv", "order,\"or\"\"der\",group by\n1,2,\n2,b\0c,d\n");
+    place
+        .say("import app.db select.csv --create-table --infer")
+        .assert_code(0);
+    // A NUL byte is kept.
+    let sql = r#"SELECT length(CAST("or""der" AS BLOB)) FROM "select" WHERE "order" = 2 AND "group by" = 'd'"#;
+    assert_eq!(place.count("app.db", sql), 3);
 }
 
 #[test]
@@ -487,77 +583,64 @@ fn stdin_is_imported() {
     assert_eq!(run.json()["files"][0]["file"], "stdin");
 }
 
-/// Between two batches the database is not locked, however long the next lines take.
-#[test]
-fn slow_source_keeps_no_lock_between_batches() {
-    let place = Place::with_database();
+/// Begins an import from stdin, and waits until slices are committed. The last lines wait for their turn.
+fn begin_in_slices(place: &Place, more: &[&str]) -> (Child, ChildStdin) {
     let mut child = place
         .command()
-        .args(["import", "app.db", "-", "--table", "owner", "--batch", "2"])
+        .args(["import", "app.db", "-", "--table", "owner", "--slices"])
+        .args(more)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = child.stdin.take().unwrap();
-    lines.write_all(b"id,name\n501,a\n502,b\n503,c\n").unwrap();
-    // The first batch is committed, and the second waits for its last line.
-    let conn = Connection::open(place.path("app.db")).unwrap();
-    conn.busy_timeout(Duration::from_secs(60)).unwrap();
-    let count = |from: u32| -> u32 {
-        let sql = "SELECT count(*) FROM owner WHERE id > ?1";
-        conn.query_row(sql, [from], |row| row.get(0)).unwrap()
-    };
+    let text: String = (1000..20_000).map(|n| format!("{n},name\n")).collect();
+    lines.write_all(format!("id,name\n{text}").as_bytes()).unwrap();
     let began = Instant::now();
-    while count(500) < 2 {
-        assert!(began.elapsed() < Duration::from_secs(60), "no batch is committed");
+    while place.count("app.db", "SELECT count(*) FROM owner WHERE id >= 1000") < 1000 {
+        assert!(began.elapsed() < Duration::from_secs(60), "no slice is committed");
         std::thread::sleep(Duration::from_millis(2));
     }
+    (child, lines)
+}
+
+/// Between two slices the database is not locked, however long the next lines take.
+#[test]
+fn slow_source_keeps_no_lock_between_slices() {
+    let place = Place::with_database();
+    let (child, mut lines) = begin_in_slices(&place, &[]);
+    let conn = Connection::open(place.path("app.db")).unwrap();
+    conn.busy_timeout(Duration::from_secs(60)).unwrap();
     conn.execute("INSERT INTO owner(id, name) VALUES (601, 'of the service')", [])
         .unwrap();
     lines.write_all(b"504,d\n").unwrap();
     drop(lines);
     Run::of(child.wait_with_output().unwrap()).assert_code(0);
-    assert_eq!(count(500), 5);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3 + 19_000 + 2);
 }
 
-/// What fails after a batch keeps its kind and its exit code.
+/// What fails after a slice keeps its kind and its exit code.
 #[test]
-fn failure_after_a_batch_can_be_tried_again() {
+fn failure_after_a_slice_can_be_tried_again() {
     let place = Place::with_database();
-    let mut child = place
-        .command()
-        .args([
-            "import", "app.db", "-", "--table", "owner", "--batch", "2", "--wait", "10ms", "--json",
-        ])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = child.stdin.take().unwrap();
-    lines.write_all(b"id,name\n501,a\n502,b\n503,c\n").unwrap();
-    let began = Instant::now();
-    while place.count("app.db", "SELECT count(*) FROM owner WHERE id > 500") < 2 {
-        assert!(began.elapsed() < Duration::from_secs(60), "no batch is committed");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let (child, mut lines) = begin_in_slices(&place, &["--wait", "10ms", "--json"]);
     let conn = place.connect("app.db");
     conn.busy_timeout(Duration::from_secs(60)).unwrap();
     conn.execute_batch("BEGIN IMMEDIATE").unwrap();
     lines.write_all(b"504,d\n").unwrap();
     drop(lines);
     let run = Run::of(child.wait_with_output().unwrap()).assert_code(4);
+    conn.execute_batch("ROLLBACK").unwrap();
     let error = &run.json()["error"];
     assert_eq!(error["retryable"], true, "{error}");
     assert_ne!(error["kind"], "refused", "{error}");
     let message = error["message"].as_str().unwrap();
+    let rows = place.count("app.db", "SELECT count(*) FROM owner WHERE id > 500");
     assert!(
-        message.ends_with("(the 2 rows of the batches before are committed)"),
-        "{error}"
+        message.ends_with(&format!("(the {rows} rows before it are committed)")),
+        "{rows}: {error}"
     );
-    conn.execute_batch("ROLLBACK").unwrap();
-    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner WHERE id > 500"), 2);
 }
 
 #[test]
@@ -567,7 +650,7 @@ fn last_column_cannot_be_skipped() {
     for create in ["", " --table new --create-table", " --table new --create-table --infer"] {
         place
             .say(&format!("import app.db owner.csv --skip id,name{create}"))
-            .assert_fails(2, &["owner.csv: no column is left"]);
+            .assert_fails(3, &["owner.csv: all fields are left out", "--skip"]);
     }
 }
 

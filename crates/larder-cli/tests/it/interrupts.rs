@@ -119,40 +119,56 @@ fn interrupted_import_of_few_lines_leaves_no_row() {
     let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
     assert!(run.err.contains("nothing was imported"), "{run:?}");
     assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
-
-    let mut child = spawn(&place, "import app.db - --table owner --batch 2");
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"id,name\n10,ten\n11,eleven\n12,twelve\n").unwrap();
-    until("a batch", || place.count("app.db", "SELECT count(*) FROM owner") == 5);
-    signal_and_wait(&child, "INT");
-    drop(stdin);
-    let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
-    assert!(run.err.contains("the 2 rows before it are committed"), "{run:?}");
-    assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 5);
 }
 
 #[test]
-fn interrupted_import_in_batches_says_how_far_it_came() {
+fn interrupted_import_in_slices_says_how_far_it_came() {
     let place = Place::with_database();
-    let mut child = spawn(&place, "import app.db - --table owner --batch 1000");
+    let mut child = spawn(&place, "import app.db - --table owner --slices");
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"id,name\n").unwrap();
-    let mut lines = (10..1_000_000).map(|n| format!("{n},name\n"));
-    for line in lines.by_ref().take(3500) {
+    let mut lines = (10..10_000_000).map(|n| format!("{n},name\n"));
+    for line in lines.by_ref().take(5000) {
         stdin.write_all(line.as_bytes()).unwrap();
     }
-    until("a batch", || place.count("app.db", "SELECT count(*) FROM owner") > 1000);
+    until("a slice", || place.count("app.db", "SELECT count(*) FROM owner") > 1000);
     signal(&child, "INT");
     let refused = lines.any(|line| stdin.write_all(line.as_bytes()).is_err());
     assert!(refused, "it has read all lines");
     drop(stdin);
     let run = Run::of(child.wait_with_output().unwrap()).assert_code(130);
     let rows = place.count("app.db", "SELECT count(*) FROM owner") - 3;
-    assert_eq!(rows % 1000, 0);
     assert!(
-        run.err.contains(&format!("the {rows} rows before it are committed")),
-        "{run:?}"
+        run.err.contains(&format!(
+            "the first {rows} lines of stdin are done, and {rows} rows are committed"
+        )),
+        "{rows}: {run:?}"
     );
+    // The rows are the first ones, without a gap.
+    assert_eq!(place.count("app.db", "SELECT max(id) - 9 FROM owner"), rows);
+}
+
+/// What is there after a kill is counted, and the same command goes on behind it.
+#[test]
+fn killed_resumable_import_goes_on_without_a_gap() {
+    let place = Place::with_database();
+    place.execute("app.db", "CREATE TABLE log(n INTEGER, text TEXT) STRICT");
+    let text: String = (0..60_000).map(|n| format!("{n},the text of line {n}\n")).collect();
+    place.write("log.csv", format!("n,text\n{text}"));
+    let line = "import app.db log.csv --slices --resumable";
+    for n in 1..4 {
+        let mut child = spawn(&place, line);
+        until("a slice", || {
+            place.count("app.db", "SELECT count(*) FROM log") > n * 5000 || child.try_wait().unwrap().is_some()
+        });
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    place.say(line).assert_code(0);
+    let gaps = "SELECT count(*) - count(DISTINCT n) + max(n) - 59999 + min(n) FROM log";
+    assert_eq!(place.count("app.db", gaps), 0);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM log"), 60_000);
+    place.say("check app.db --full").assert_code(0);
 }
 
 #[test]

@@ -1,0 +1,164 @@
+//! A file in one transaction of the caller's: all lines or none.
+
+use std::io::Read;
+use std::time::Instant;
+
+use super::{BulkCsv, Lines, missing};
+use crate::bulk::report::{BulkProgress, BulkReport, Violation};
+use crate::bulk::row;
+use crate::bulk::slice::write_row;
+use crate::bulk::{Bulk, CALLBACK_INTERVAL, MAX_VIOLATIONS, OnViolation};
+use crate::error::{Error, Result};
+use crate::transaction::WriteTx;
+
+/// Lines between two looks at the clock.
+const LINES: u64 = 64;
+
+impl<R: Read> BulkCsv<R> {
+    /// Loads the file in the transaction of the caller: **all lines or none**, with whatever else the closure writes. Use it
+    /// for files that are small, or while no one else writes: other writes wait until the transaction is over, and also
+    /// while the reader blocks.
+    ///
+    /// [`Bulk::slice`] and [`Bulk::pause`] have no meaning here. The callback of [`Bulk::progress`] runs on the thread of
+    /// the transaction, and cannot write to the store.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE airlines(carrier TEXT PRIMARY KEY, name TEXT) STRICT"))?;
+    /// let csv = store.bulk().csv(&b"carrier,name\n9E,Endeavor Air Inc.\n"[..]).into("airlines");
+    /// let report = store.write(|tx| {
+    ///     tx.execute("DELETE FROM airlines", [])?;
+    ///     csv.run_in(tx)
+    /// })?;
+    /// assert_eq!(report.rows, 1);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`run`](Self::run); [`Error::Cancelled`] if the progress callback cancels it; [`Error::Options`] for a
+    /// [resumable](Bulk::resumable) job. Return the error from the closure: the transaction is rolled back with all lines.
+    ///
+    /// # Panics
+    ///
+    /// If the reader or a callback panics.
+    pub fn run_in(self, tx: &WriteTx<'_>) -> Result<BulkReport> {
+        let mut prepared = self.prepare()?;
+        let Bulk {
+            name,
+            on_violation,
+            max_skipped,
+            progress,
+            on_skip,
+            ..
+        } = prepared.bulk;
+        if name.is_some() {
+            return Err(missing(
+                "Bulk::resumable",
+                "a load in one transaction has no part to go on behind: call BulkCsv::run",
+            ));
+        }
+        let target = prepared.wanted.find(tx)?;
+        prepared.lines.columns = target.columns;
+        let mut load = Load {
+            sql: target.sql,
+            lines: prepared.lines,
+            on_violation,
+            max_skipped,
+            progress,
+            on_skip,
+            report: BulkReport::starting(0),
+            began: Instant::now(),
+            told: Instant::now(),
+        };
+        load.run(tx)?;
+        load.report.duration = load.began.elapsed();
+        Ok(load.report)
+    }
+}
+
+struct Load<R> {
+    sql: String,
+    lines: Lines<R>,
+    on_violation: OnViolation,
+    max_skipped: u64,
+    progress: Option<crate::bulk::Progress>,
+    on_skip: Option<crate::bulk::OnSkip>,
+    report: BulkReport,
+    began: Instant,
+    /// The last call of the progress callback.
+    told: Instant,
+}
+
+impl<R: Read> Load<R> {
+    fn run(&mut self, tx: &WriteTx<'_>) -> Result<()> {
+        let before = tx.total_changes();
+        while self.lines.read().map_err(|error| failed(None, None, error))? {
+            self.line(tx)?;
+            if self.report.rows.is_multiple_of(LINES) {
+                self.tell()?;
+            }
+        }
+        self.report.slices = 1;
+        self.report.changed = tx.total_changes() - before;
+        Ok(())
+    }
+
+    fn line(&mut self, tx: &WriteTx<'_>) -> Result<()> {
+        let line = self.lines.row();
+        let row = self.report.rows + 1;
+        self.report.bytes += row::bytes(&line) as u64;
+        let (hit, refused) =
+            write_row(tx, &self.sql, &line, self.on_violation).map_err(|error| failed(None, None, error))?;
+        let Some((error, policy)) = refused else {
+            self.report.rows = row;
+            self.report.unchanged += u64::from(!hit);
+            return Ok(());
+        };
+        if policy == OnViolation::Fail || self.report.skipped >= self.max_skipped {
+            return Err(failed(Some(row), Some(line.number), error));
+        }
+        self.report.rows = row;
+        self.report.skipped += 1;
+        self.report.bad_lines += u64::from(line.values.is_err());
+        let violation = Violation {
+            row,
+            line: Some(line.number),
+            error: error.to_string(),
+        };
+        if let Some(on_skip) = &mut self.on_skip {
+            on_skip(&violation);
+        }
+        if self.report.violations.len() < MAX_VIOLATIONS {
+            self.report.violations.push(violation);
+        }
+        Ok(())
+    }
+
+    /// Calls the progress callback, if it is due.
+    fn tell(&mut self) -> Result<()> {
+        let Some(progress) = &mut self.progress else {
+            return Ok(());
+        };
+        if self.told.elapsed() < CALLBACK_INTERVAL {
+            return Ok(());
+        }
+        self.told = Instant::now();
+        let now = BulkProgress::of(&self.report, self.began.elapsed(), self.lines.lines_left());
+        match progress(&now).is_break() {
+            true => Err(Error::Cancelled { work: "load" }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// No row stays.
+fn failed(row: Option<u64>, line: Option<u64>, source: Error) -> Error {
+    Error::Bulk {
+        rows: 0,
+        resumed_from: 0,
+        row,
+        line,
+        source: Box::new(source),
+    }
+}
