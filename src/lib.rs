@@ -77,6 +77,7 @@
 //! | `csv` | no | [`Bulk::csv`]: CSV files into tables, with the numbers of bad lines |
 //! | `derive` | no | `#[derive(FromRow)]` and `#[derive(Id)]`: structs by the names of columns, keys with a type of their own; `migrations!`: the files of a folder in the program |
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
+//! | `postgres` | no | `Store::export_to_postgres` and `Store::import_from_postgres`: the tables of a store in a PostgreSQL database, and of one in a new store, compared row by row |
 //! | `replicate` | no | [`Options::replicate_to`], [`Store::restore_from`] and [`Replica`]: a copy in a folder that is never more than a second behind, in the format of Litestream 0.5 |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] and for all reports |
 //! | `sqlcipher` | no | [`Options::key`]: [encryption](guide::operations#encryption) by SQLCipher, in the place of SQLite |
@@ -102,6 +103,8 @@ mod maintenance;
 mod migrate;
 mod monitor;
 mod options;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod queue;
 mod read;
 /// The parts of replication. They are public for the fuzz targets and the integration tests alone.
@@ -170,6 +173,12 @@ pub use self::maintenance::check::{Check, CheckProgress, CheckReport, CheckStage
 pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
 
 // Replication.
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::postgres::import::report::{ImportedTable, PostgresImportReport, PostgresNote};
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::postgres::import::{PostgresImport, PostgresImportProgress, PostgresImportStage, PostgresNan};
 #[cfg(feature = "replicate")]
 #[cfg_attr(docsrs, doc(cfg(feature = "replicate")))]
 pub use self::replica::{
@@ -177,6 +186,16 @@ pub use self::replica::{
     ReplicaRestore, ReplicaRestoreProgress, ReplicaRestoreReport, ReplicaRestoreStage, ReplicaVerify, RestorePoint,
     RestoreSpan, RestoredState, StoreReplica, Token, VerifyReport, WhenSpoolFull,
 };
+
+// PostgreSQL.
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::postgres::export::{
+    ExportMisfit, ExportNote, ExportProgress, ExportReport, ExportStage, ExportToPostgres, ExportedTable, OnMisfit,
+};
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::postgres::types::PgType;
 
 // Statistics, alerts and advice.
 pub use self::monitor::advice::{Finding, Severity};

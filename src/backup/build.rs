@@ -67,6 +67,12 @@ impl Build {
         })
     }
 
+    /// The path of the file until it has its name.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn path(&self) -> &Path {
+        &self.copy.path
+    }
+
     /// The file to write.
     pub(crate) fn file(&self) -> &File {
         &self.copy.file

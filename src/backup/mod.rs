@@ -17,7 +17,7 @@
 //! reader: it is named when it pins the WAL. Closing the store stops it at its next step, and waits until it has
 //! cleaned up.
 
-#[cfg(feature = "replicate")]
+#[cfg(any(feature = "postgres", feature = "replicate"))]
 mod build;
 mod copy;
 mod failure;
@@ -38,7 +38,7 @@ use std::{fmt, fs};
 
 use rusqlite::Connection;
 
-#[cfg(feature = "replicate")]
+#[cfg(any(feature = "postgres", feature = "replicate"))]
 pub(crate) use self::build::Build;
 #[cfg(feature = "replicate")]
 pub(crate) use self::copy::NO_ROOM;

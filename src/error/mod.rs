@@ -495,7 +495,7 @@ pub enum Error {
         "the {work} was cancelled by its progress callback; the database is unchanged, so the {work} can be run again"
     )]
     Cancelled {
-        /// The cancelled work: `backup`, `check`, `load` (of a CSV file), `restore`, `vacuum` or
+        /// The cancelled work: `backup`, `check`, `export`, `import`, `load` (of a CSV file), `restore`, `vacuum` or
         /// `verification`.
         work: &'static str,
     },
@@ -539,6 +539,23 @@ pub enum Error {
         url: String,
         /// Whether the same call may succeed later: the storage did not answer, or said that it is overloaded. `false` if
         /// somebody has to change something: credentials, the bucket, the URL.
+        retryable: bool,
+        /// The cause, if it is an error of its own.
+        #[source]
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    },
+
+    /// An export to PostgreSQL or an import from it failed.
+    #[error("{server}: {what}")]
+    Postgres {
+        /// What failed, the reason, and what to do about it. A message of the server may quote names of the schema.
+        what: String,
+        /// The server, its database and the user. No error has a password in it.
+        server: String,
+        /// What is at the target: `RolledBack` or `NotStarted` if it is as it was, `Unknown` if the connection broke during
+        /// COMMIT.
+        outcome: Outcome,
+        /// Whether the same call may succeed later: the server did not answer, or is starting or stopping.
         retryable: bool,
         /// The cause, if it is an error of its own.
         #[source]
@@ -690,7 +707,7 @@ impl Error {
             | Error::InsufficientSpace { .. }
             | Error::Closed => Outcome::NotStarted,
             Error::NotReplicated { .. } => Outcome::Local,
-            Error::Forked { outcome } => *outcome,
+            Error::Forked { outcome } | Error::Postgres { outcome, .. } => *outcome,
         }
     }
 
@@ -714,7 +731,7 @@ impl Error {
             | Error::Behind { .. }
             | Error::AlreadyOpen { closing: Some(_), .. } => true,
             Error::Migration(error) => error.is_retryable(),
-            Error::Replica { retryable, .. } => *retryable,
+            Error::Replica { retryable, .. } | Error::Postgres { retryable, .. } => *retryable,
             Error::Pragma {
                 source: Some(source), ..
             } => primary_code(source) == Some(ffi::SQLITE_BUSY),
@@ -945,6 +962,7 @@ impl Error {
             Error::Backup { .. } => "backup",
             Error::Restore { .. } => "restore",
             Error::Replica { .. } => "replica",
+            Error::Postgres { .. } => "postgres",
             Error::InsufficientSpace { .. } => "insufficient_space",
             Error::Closed => "closed",
             Error::Forked { .. } => "forked",

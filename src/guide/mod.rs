@@ -92,6 +92,13 @@ pub mod bulk_loading {
     use crate::*;
 }
 
+#[cfg(feature = "postgres")]
+pub mod postgres {
+    #![doc = include_str!("../../docs/guide/postgres.md")]
+    #[allow(unused_imports)]
+    use crate::*;
+}
+
 pub mod operations {
     #![doc = include_str!("../../docs/guide/operations.md")]
     #[allow(unused_imports)]

@@ -448,7 +448,7 @@ impl Store {
 }
 
 impl Store {
-    fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &Engine {
         &self.inner.engine
     }
 

@@ -9,6 +9,8 @@ mod maintenance;
 mod migrate;
 mod monitor;
 mod options;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod process;
 mod queue;
 mod read;

@@ -62,7 +62,15 @@ pub(crate) enum Verb {
     /// The header names the columns. Values get the types of the table: a value that does not fit makes a bad line, and
     /// so does a constraint that it violates. By default one bad line keeps the whole import from taking place. Bad lines
     /// are listed on stderr, and in the result of --json.
+    ///
+    /// With the feature postgres, `larder import postgres://user@host/name app.db` and `larder import dump.sql[.gz] app.db`
+    /// make a new database from one of PostgreSQL, compared row by row. The options are then --numeric-as-real and --nan.
     Import(ImportArgs),
+    /// Copy all tables to a PostgreSQL database, and compare every row before the commit
+    ///
+    /// The password is best left to PGPASSWORD or ~/.pgpass: other users can see the arguments of a process.
+    #[cfg(feature = "postgres")]
+    Export(ExportArgs),
     /// Run one statement that reads
     ///
     /// Its rows are kept in memory, so that no snapshot is held while they are printed.
@@ -132,6 +140,43 @@ pub(crate) struct BackupArgs {
     /// How long the backup may take [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) timeout: Option<Duration>,
+}
+
+#[cfg(feature = "postgres")]
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub(crate) database: Database,
+
+    /// The server: postgres://user@host:5432/database, or `host=.. dbname=.. user=..`
+    pub(crate) url: String,
+
+    /// Write nothing: print the tables, the values that do not fit (exit code 1), and what would not be there
+    #[arg(long)]
+    pub(crate) plan: bool,
+
+    /// The schema at the server
+    #[arg(long, default_value = "public")]
+    pub(crate) schema: String,
+
+    /// What becomes of values that do not fit the type of their column
+    #[arg(long, value_enum, default_value = "fail")]
+    pub(crate) misfits: Misfits,
+
+    /// Choose boolean, json, uuid, date and timestamptz where every value fits
+    #[arg(long)]
+    pub(crate) infer_types: bool,
+}
+
+#[cfg(feature = "postgres")]
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Misfits {
+    Fail,
+    Null,
+    /// The column becomes text
+    Text,
+    /// Their rows go to the table larder_quarantine
+    Quarantine,
 }
 
 #[derive(Args, Debug)]
@@ -386,6 +431,27 @@ pub(crate) struct ImportArgs {
     /// command goes on behind them
     #[arg(long, requires = "slices")]
     pub(crate) resumable: bool,
+
+    /// From PostgreSQL: keep numeric as REAL, with 15 to 17 digits [default: as text, with all digits]
+    #[cfg(feature = "postgres")]
+    #[arg(long)]
+    pub(crate) numeric_as_real: bool,
+
+    /// From PostgreSQL: what becomes of NaN, which a column of REAL cannot keep
+    #[cfg(feature = "postgres")]
+    #[arg(long, value_name = "ACTION", default_value = "fail")]
+    pub(crate) nan: NanValues,
+}
+
+#[cfg(feature = "postgres")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NanValues {
+    /// The import fails
+    Fail,
+    /// NULL
+    Null,
+    /// The text NaN, in a column of the type ANY
+    Text,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,8 @@
 mod args;
 mod check;
 mod copies;
+#[cfg(feature = "postgres")]
+mod export;
 mod failure;
 mod import;
 mod migrate;
@@ -42,6 +44,8 @@ fn run(verb: Verb, output: &Output) -> Result<Verdict> {
         Verb::Advice(args) => statistics::advice(&args, output),
         Verb::Migrate(verb) => migrate::run(verb, output),
         Verb::Import(args) => import::import(args, output),
+        #[cfg(feature = "postgres")]
+        Verb::Export(args) => export::export(&args, output),
         Verb::Sql(args) => sql::sql(&args, output),
         #[cfg(feature = "replicate")]
         Verb::Replicate(verb) => replicate::run(&verb, output),

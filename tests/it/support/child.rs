@@ -40,6 +40,8 @@ const CHILDREN: &[(&str, Run)] = &[
     ("connection::file_changes", crate::connection::file_changes::child),
     ("maintenance::vacuum", crate::maintenance::vacuum::child),
     ("migrate::processes", crate::migrate::processes::child),
+    #[cfg(feature = "postgres")]
+    ("postgres::export", crate::postgres::export::child),
     ("process::access", crate::process::access::child),
     ("process::forking", crate::process::forking::child),
     ("process::thread_locals", crate::process::thread_locals::child),

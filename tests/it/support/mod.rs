@@ -7,6 +7,8 @@ pub(crate) mod log;
 pub(crate) mod migrations;
 #[cfg(feature = "replicate")]
 pub(crate) mod outage;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(feature = "metrics")]
 pub(crate) mod prometheus;
 #[cfg(feature = "async")]

@@ -1,10 +1,13 @@
 //! `larder import`: the library's bulk loads of CSV files, with the options of the command line.
 //!
 //! ```text
-//! source.rs  a file or stdin, and how much of it is read
-//! table.rs   tables that are created
+//! postgres.rs  a database of PostgreSQL, or its dump
+//! source.rs    a file or stdin, and how much of it is read
+//! table.rs     tables that are created
 //! ```
 
+#[cfg(feature = "postgres")]
+mod postgres;
 mod source;
 mod table;
 
@@ -105,6 +108,10 @@ struct BadLine {
 }
 
 pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
+    #[cfg(feature = "postgres")]
+    if postgres::is_source(&args.database.database) {
+        return postgres::import(&args, output);
+    }
     let from_stdin = args.files.iter().filter(|file| source::is_stdin(file)).count();
     if from_stdin > 1 {
         return Err(Failure::Usage("stdin can be read once: give - once".into()));

@@ -1,0 +1,519 @@
+//! The types of PostgreSQL that larder knows ([`PgType`]), their binary form on the wire, and which values of SQLite fit
+//! them ([`fit`]).
+//!
+//! The binary form is that of `COPY .. (FORMAT binary)`: integers and floats big endian, times in microseconds since
+//! 2000-01-01, `numeric` in digits of base 10,000.
+
+use std::borrow::Cow;
+
+use rusqlite::types::ValueRef;
+
+use super::canonical::{Microseconds, Value};
+
+/// A type of PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PgType {
+    /// `boolean`: the integers 0 and 1.
+    Bool,
+    /// `smallint`.
+    Int2,
+    /// `integer`.
+    Int4,
+    /// `bigint`.
+    Int8,
+    /// `real`: numbers with so few digits that a `real` has the same.
+    Float4,
+    /// `double precision`.
+    Float8,
+    /// `numeric`: numbers, and text as PostgreSQL writes a `numeric`.
+    Numeric,
+    /// `text`.
+    Text,
+    /// `bytea`.
+    Bytea,
+    /// `date`: `YYYY-MM-DD`.
+    Date,
+    /// `time`: `HH:MM`, with seconds and up to six digits of a fraction or without.
+    Time,
+    /// `timestamp`: a date and a time, without a zone.
+    Timestamp,
+    /// `timestamptz`: the same, in UTC unless it ends in an offset.
+    Timestamptz,
+    /// `uuid`: 16 bytes, or the text in lower case.
+    Uuid,
+    /// `json`.
+    Json,
+    /// `jsonb`.
+    Jsonb,
+}
+
+/// Microseconds of a day.
+const DAY: i64 = 86_400_000_000;
+
+/// Days from 1970-01-01 to 2000-01-01.
+const EPOCH: i64 = 10_957;
+
+const ALL: [(PgType, u32, &str); 16] = [
+    (PgType::Bool, 16, "boolean"),
+    (PgType::Int2, 21, "smallint"),
+    (PgType::Int4, 23, "integer"),
+    (PgType::Int8, 20, "bigint"),
+    (PgType::Float4, 700, "real"),
+    (PgType::Float8, 701, "double precision"),
+    (PgType::Numeric, 1700, "numeric"),
+    (PgType::Text, 25, "text"),
+    (PgType::Bytea, 17, "bytea"),
+    (PgType::Date, 1082, "date"),
+    (PgType::Time, 1083, "time"),
+    (PgType::Timestamp, 1114, "timestamp"),
+    (PgType::Timestamptz, 1184, "timestamptz"),
+    (PgType::Uuid, 2950, "uuid"),
+    (PgType::Json, 114, "json"),
+    (PgType::Jsonb, 3802, "jsonb"),
+];
+
+impl PgType {
+    /// The type with that object identifier in `pg_type`; `varchar`, `char` and `name` are text.
+    #[allow(dead_code, reason = "imports need it")]
+    pub(crate) fn of_oid(oid: u32) -> Option<Self> {
+        match oid {
+            19 | 1042 | 1043 => Some(PgType::Text),
+            _ => ALL.iter().find(|(_, known, _)| *known == oid).map(|(kind, ..)| *kind),
+        }
+    }
+
+    /// Its name in SQL.
+    pub(crate) fn sql(self) -> &'static str {
+        ALL.iter()
+            .find(|(kind, ..)| *kind == self)
+            .map_or("text", |(.., name)| name)
+    }
+}
+
+/// Why a value of SQLite does not fit a type. It has no data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Misfit {
+    /// A value of another storage class: `text`, say, in a column of integers.
+    Class(&'static str),
+    /// NULL in a primary key.
+    NullKey,
+    /// The number is out of the range of the type.
+    Range,
+    /// The text has U+0000, which PostgreSQL cannot store in text.
+    Nul,
+    /// The text is not UTF-8.
+    Utf8,
+    /// The text is not written as the type asks for.
+    Form,
+}
+
+impl Misfit {
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Misfit::Class(class) => class,
+            Misfit::NullKey => "null in the primary key",
+            Misfit::Range => "out of range",
+            Misfit::Nul => "text with U+0000",
+            Misfit::Utf8 => "text that is not UTF-8",
+            Misfit::Form => "text in another form",
+        }
+    }
+}
+
+/// The value as the type takes it, if nothing is lost by that.
+pub(crate) fn fit(value: ValueRef<'_>, kind: PgType) -> Result<Value<'_>, Misfit> {
+    let class = || Misfit::Class(class_of(value));
+    match (kind, value) {
+        (_, ValueRef::Null) => Ok(Value::Null),
+        (PgType::Bool, ValueRef::Integer(number @ (0 | 1))) => Ok(Value::Bool(number == 1)),
+        (PgType::Bool, ValueRef::Integer(_)) => Err(Misfit::Range),
+        (PgType::Int2, ValueRef::Integer(number)) => in_range(number, i16::try_from(number).is_ok()),
+        (PgType::Int4, ValueRef::Integer(number)) => in_range(number, i32::try_from(number).is_ok()),
+        (PgType::Int8, ValueRef::Integer(number)) => Ok(Value::Integer(number)),
+        // The shortest digits of a `real` are what both sides show of it: 0.1, not 0.10000000149.
+        (PgType::Float4, ValueRef::Real(number)) if shortest(number as f32) == Some(number) => Ok(Value::Real(number)),
+        (PgType::Float4, ValueRef::Real(_)) => Err(Misfit::Range),
+        (PgType::Float8, ValueRef::Real(number)) => Ok(Value::Real(number)),
+        // SQLite stores a whole number in a REAL column as a real. Elsewhere it may be an integer.
+        (PgType::Float8, ValueRef::Integer(number)) if (number as f64) as i128 == i128::from(number) => {
+            Ok(Value::Real(number as f64))
+        }
+        (PgType::Float8, ValueRef::Integer(_)) => Err(Misfit::Range),
+        (PgType::Numeric, ValueRef::Integer(number)) => Ok(Value::Numeric(number.to_string())),
+        // The shortest digits that give the same real again.
+        // The server's zero has no sign.
+        (PgType::Numeric, ValueRef::Real(number)) if number.is_finite() => {
+            Ok(Value::Numeric(format!("{}", number + 0.0)))
+        }
+        (PgType::Numeric, ValueRef::Real(number)) => Ok(Value::Numeric(
+            if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
+        )),
+        (PgType::Bytea, ValueRef::Blob(bytes)) => Ok(Value::Blob(bytes.into())),
+        (PgType::Uuid, ValueRef::Blob(bytes)) => bytes.try_into().map(Value::Uuid).map_err(|_| Misfit::Form),
+        (_, ValueRef::Text(bytes)) => of_text(std::str::from_utf8(bytes).map_err(|_| Misfit::Utf8)?, kind, class),
+        _ => Err(class()),
+    }
+}
+
+/// The number that has the shortest digits of a `real`.
+fn shortest(number: f32) -> Option<f64> {
+    number.to_string().parse().ok()
+}
+
+fn in_range<'a>(number: i64, fits: bool) -> Result<Value<'a>, Misfit> {
+    if fits {
+        Ok(Value::Integer(number))
+    } else {
+        Err(Misfit::Range)
+    }
+}
+
+fn of_text(text: &str, kind: PgType, class: impl Fn() -> Misfit) -> Result<Value<'_>, Misfit> {
+    let form = |value: Option<Value<'static>>| value.ok_or(Misfit::Form);
+    match kind {
+        PgType::Text | PgType::Json | PgType::Jsonb if text.contains('\0') => Err(Misfit::Nul),
+        PgType::Text => Ok(Value::Text(text.into())),
+        PgType::Json | PgType::Jsonb => Ok(Value::Json(text.into())),
+        PgType::Numeric => form(is_numeric(text).then(|| Value::Numeric(text.to_owned()))),
+        PgType::Date if text == "infinity" => Ok(Value::Date(i32::MAX)),
+        PgType::Date if text == "-infinity" => Ok(Value::Date(i32::MIN)),
+        PgType::Date => form(
+            parse_date(text)
+                .and_then(|days| i32::try_from(days - EPOCH).ok())
+                .map(Value::Date),
+        ),
+        PgType::Time => form(parse_time(text).map(Value::Time)),
+        PgType::Timestamp => form(parse_timestamp(text, false).map(Value::Timestamp)),
+        PgType::Timestamptz => form(parse_timestamp(text, true).map(Value::Timestamptz)),
+        PgType::Uuid => form(parse_uuid(text).map(Value::Uuid)),
+        _ => Err(class()),
+    }
+}
+
+/// The storage class, as `typeof` names it.
+pub(crate) fn class_of(value: ValueRef<'_>) -> &'static str {
+    match value {
+        ValueRef::Null => "null",
+        ValueRef::Integer(_) => "integer",
+        ValueRef::Real(_) => "real",
+        ValueRef::Text(_) => "text",
+        ValueRef::Blob(_) => "blob",
+    }
+}
+
+/// Digits with a sign and a point, as PostgreSQL writes a `numeric`: so that the text comes back as it was.
+fn is_numeric(text: &str) -> bool {
+    if ["NaN", "Infinity", "-Infinity"].contains(&text) {
+        return true;
+    }
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let all = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let plain = whole == "0" || !whole.starts_with('0');
+    let is_negative_zero = text.starts_with('-') && text.bytes().all(|byte| b"-0.".contains(&byte));
+    all(whole) && all(fraction) && plain && !is_negative_zero && whole.len() <= 131_072 && fraction.len() <= 16_383
+}
+
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 36 || [8, 13, 18, 23].iter().any(|at| bytes[*at] != b'-') {
+        return None;
+    }
+    let digits: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != b'-').collect();
+    // Lower case, as PostgreSQL writes it: otherwise the text would not come back.
+    if digits.len() != 32 || !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
+    u128::from_str_radix(std::str::from_utf8(&digits).ok()?, 16)
+        .ok()
+        .map(u128::to_be_bytes)
+}
+
+/// Days since 1970-01-01 of `YYYY-MM-DD`, by the Gregorian calendar. A year before 0 or after 9999 has a sign, as ISO 8601
+/// has it: the year 0 is 1 BC.
+fn parse_date(text: &str) -> Option<i64> {
+    let (sign, digits) = match text.as_bytes().first()? {
+        b'-' => (-1, &text[1..]),
+        b'+' => (1, &text[1..]),
+        _ => (1, text),
+    };
+    let (year, rest) = digits.split_once('-')?;
+    let has_sign = digits.len() < text.len();
+    let is_year = if has_sign {
+        (4..=7).contains(&year.len())
+    } else {
+        year.len() == 4
+    };
+    if !is_year || rest.len() != 5 || rest.as_bytes()[2] != b'-' {
+        return None;
+    }
+    let (year, month, day) = (sign * number(year)?, number(rest.get(..2)?)?, number(rest.get(3..)?)?);
+    // They would come back without their sign.
+    if has_sign && (0..=9999).contains(&year) {
+        return None;
+    }
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let last = match month {
+        2 => 28 + i64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if !(1..=12).contains(&month) || !(1..=last).contains(&day) {
+        return None;
+    }
+    // Years from March on, so that the leap day is the last one.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let era = |years: i64| year.div_euclid(years);
+    Some(365 * year + era(4) - era(100) + era(400) + (153 * month + 2) / 5 + day - 1 - 719_468)
+}
+
+/// Microseconds since midnight of `HH:MM`, `HH:MM:SS` or `HH:MM:SS.ffffff`.
+fn parse_time(text: &str) -> Option<i64> {
+    let part = |range: std::ops::Range<usize>, limit: i64| number(text.get(range)?).filter(|part| *part < limit);
+    if let Some(rest) = text.strip_prefix("24:00") {
+        // The end of a day.
+        let is_end = rest.is_empty() || rest.starts_with(":00") && rest[3..].bytes().all(|byte| b".0".contains(&byte));
+        return (is_end && rest.len() <= 10).then_some(DAY);
+    }
+    let (hours, minutes) = (part(0..2, 24)?, part(3..5, 60)?);
+    let seconds = if text.len() > 5 { part(6..8, 60)? } else { 0 };
+    let bytes = text.as_bytes();
+    let marks = bytes[2] == b':' && (text.len() == 5 || bytes[5] == b':');
+    let fraction = match text.get(8..).unwrap_or_default() {
+        "" => 0,
+        digits => {
+            let digits = digits
+                .strip_prefix('.')
+                .filter(|digits| (1..=6).contains(&digits.len()))?;
+            number(digits)? * 10_i64.pow(6 - digits.len() as u32)
+        }
+    };
+    marks.then_some(((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + fraction)
+}
+
+/// A date and a time with `T` or a space between them. With `zone` it may end in `Z` or an offset; without one it is UTC,
+/// as SQLite's own times are.
+fn parse_timestamp(text: &str, zone: bool) -> Option<Microseconds> {
+    match text {
+        "infinity" => return Some(i64::MAX),
+        "-infinity" => return Some(i64::MIN),
+        _ => {}
+    }
+    let (date, rest) = text.split_once(['T', ' '])?;
+    let zone_at = rest.find(['Z', '+', '-']).unwrap_or(rest.len());
+    let (time, offset) = rest.split_at(zone_at);
+    let offset = match offset {
+        "" => 0,
+        _ if !zone => return None,
+        "Z" => 0,
+        offset => {
+            let sign = if offset.starts_with('-') { -1 } else { 1 };
+            sign * parse_time(offset.get(1..).filter(|offset| offset.len() == 5)?)?
+        }
+    };
+    let midnight = (parse_date(date)? - EPOCH).checked_mul(DAY)?;
+    // The ends of the range are the infinities.
+    let time = midnight.checked_add(parse_time(time)? - offset)?;
+    (time != i64::MAX && time != i64::MIN).then_some(time)
+}
+
+fn number(digits: &str) -> Option<i64> {
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| digits.parse().ok())
+        .flatten()
+}
+
+/// Appends a field of a binary COPY: its length in 4 bytes and the value.
+pub(crate) fn append_field(value: &Value<'_>, kind: PgType, out: &mut Vec<u8>) {
+    if matches!(value, Value::Null) {
+        out.extend((-1_i32).to_be_bytes());
+        return;
+    }
+    let at = out.len();
+    out.extend([0; 4]);
+    match (value, kind) {
+        (Value::Bool(value), _) => out.push(u8::from(*value)),
+        (Value::Integer(value), PgType::Int2) => out.extend((*value as i16).to_be_bytes()),
+        (Value::Integer(value), PgType::Int4) => out.extend((*value as i32).to_be_bytes()),
+        (Value::Integer(value), _) => out.extend(value.to_be_bytes()),
+        (Value::Real(value), PgType::Float4) => out.extend((*value as f32).to_be_bytes()),
+        (Value::Real(value), _) => out.extend(value.to_be_bytes()),
+        (Value::Json(text), PgType::Jsonb) => {
+            out.push(1);
+            out.extend(text.as_bytes());
+        }
+        (Value::Text(text) | Value::Json(text), _) => out.extend(text.as_bytes()),
+        (Value::Blob(bytes), _) => out.extend(bytes.iter()),
+        (Value::Uuid(bytes), _) => out.extend(bytes),
+        (Value::Date(days), _) => out.extend(days.to_be_bytes()),
+        (Value::Time(time) | Value::Timestamp(time) | Value::Timestamptz(time), _) => out.extend(time.to_be_bytes()),
+        (Value::Numeric(digits), _) => append_numeric(digits, out),
+        (Value::Null, _) => {}
+    }
+    let length = (out.len() - at - 4) as i32;
+    out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+fn append_numeric(text: &str, out: &mut Vec<u8>) {
+    let head = |out: &mut Vec<u8>, groups: u16, weight: i16, sign: u16, scale: u16| {
+        out.extend(groups.to_be_bytes());
+        out.extend(weight.to_be_bytes());
+        out.extend(sign.to_be_bytes());
+        out.extend(scale.to_be_bytes());
+    };
+    match text {
+        "NaN" => return head(out, 0, 0, 0xC000, 0),
+        "Infinity" => return head(out, 0, 0, 0xD000, 0),
+        "-Infinity" => return head(out, 0, 0, 0xF000, 0),
+        _ => {}
+    }
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let padded = whole.len().next_multiple_of(4);
+    let mut all = format!("{whole:0>padded$}{fraction}");
+    let weight = (padded / 4) as i16 - 1;
+    all.extend(std::iter::repeat_n('0', all.len().next_multiple_of(4) - all.len()));
+    let groups = all.as_bytes().chunks(4);
+    let mut groups: Vec<u16> = groups
+        .map(|group| group.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0')))
+        .collect();
+    let first = groups.iter().position(|group| *group != 0).unwrap_or(groups.len());
+    groups.drain(..first);
+    while groups.last() == Some(&0) {
+        groups.pop();
+    }
+    let sign = if text.starts_with('-') { 0x4000 } else { 0 };
+    head(
+        out,
+        groups.len() as u16,
+        weight - first as i16,
+        sign,
+        fraction.len() as u16,
+    );
+    groups.iter().for_each(|group| out.extend(group.to_be_bytes()));
+}
+
+/// Reads a value in its binary form. `None` if the bytes are none of that type.
+pub(crate) fn of_binary(kind: PgType, bytes: Option<&[u8]>) -> Option<Value<'_>> {
+    let Some(bytes) = bytes else {
+        return Some(Value::Null);
+    };
+    let text = |bytes| std::str::from_utf8(bytes).ok().map(Cow::Borrowed);
+    Some(match kind {
+        PgType::Bool => Value::Bool(*bytes.first()? != 0),
+        PgType::Int2 => Value::Integer(i16::from_be_bytes(bytes.try_into().ok()?).into()),
+        PgType::Int4 => Value::Integer(i32::from_be_bytes(bytes.try_into().ok()?).into()),
+        PgType::Int8 => Value::Integer(i64::from_be_bytes(bytes.try_into().ok()?)),
+        PgType::Float4 => Value::Real(shortest(f32::from_be_bytes(bytes.try_into().ok()?))?),
+        PgType::Float8 => Value::Real(f64::from_be_bytes(bytes.try_into().ok()?)),
+        PgType::Numeric => Value::Numeric(read_numeric(bytes)?),
+        PgType::Text => Value::Text(text(bytes)?),
+        PgType::Json => Value::Json(text(bytes)?),
+        PgType::Jsonb => Value::Json(text(bytes.strip_prefix(&[1])?)?),
+        PgType::Bytea => Value::Blob(bytes.into()),
+        PgType::Date => Value::Date(i32::from_be_bytes(bytes.try_into().ok()?)),
+        PgType::Time => Value::Time(i64::from_be_bytes(bytes.try_into().ok()?)),
+        PgType::Timestamp => Value::Timestamp(i64::from_be_bytes(bytes.try_into().ok()?)),
+        PgType::Timestamptz => Value::Timestamptz(i64::from_be_bytes(bytes.try_into().ok()?)),
+        PgType::Uuid => Value::Uuid(bytes.try_into().ok()?),
+    })
+}
+
+fn read_numeric(bytes: &[u8]) -> Option<String> {
+    let word = |at: usize| Some(u16::from_be_bytes(bytes.get(2 * at..2 * at + 2)?.try_into().ok()?));
+    let (count, weight, sign, scale) = (word(0)?, word(1)? as i16, word(2)?, usize::from(word(3)?));
+    match sign {
+        0xC000 => return Some("NaN".into()),
+        0xD000 => return Some("Infinity".into()),
+        0xF000 => return Some("-Infinity".into()),
+        _ => {}
+    }
+    let group = |power: i64| -> Option<u16> {
+        let at = i64::from(weight) - power;
+        if (0..i64::from(count)).contains(&at) {
+            word(4 + at as usize)
+        } else {
+            Some(0)
+        }
+    };
+    let mut whole = String::new();
+    for power in (0..=i64::from(weight.max(0))).rev() {
+        whole.push_str(&format!("{:04}", group(power)?));
+    }
+    let mut fraction = String::new();
+    for power in 1..=scale.div_ceil(4) as i64 {
+        fraction.push_str(&format!("{:04}", group(-power)?));
+    }
+    fraction.truncate(scale);
+    let whole = whole.trim_start_matches('0');
+    let sign = if sign == 0x4000 { "-" } else { "" };
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let point = if scale > 0 { "." } else { "" };
+    Some(format!("{sign}{whole}{point}{fraction}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_from_their_binary_form() {
+        let text = |text: &'static str| ValueRef::Text(text.as_bytes());
+        let cases = [
+            (PgType::Bool, ValueRef::Integer(1)),
+            (PgType::Int2, ValueRef::Integer(-32768)),
+            (PgType::Int4, ValueRef::Integer(i64::from(i32::MIN))),
+            (PgType::Int8, ValueRef::Integer(i64::MIN)),
+            (PgType::Float8, ValueRef::Real(f64::NEG_INFINITY)),
+            (PgType::Numeric, text("1234567890123456.7891")),
+            (PgType::Numeric, text("-0.00012300")),
+            (PgType::Numeric, text("100000000.0")),
+            (PgType::Numeric, text("0")),
+            (PgType::Text, text("'\u{1F600}\"\\")),
+            (PgType::Bytea, ValueRef::Blob(&[0, 255])),
+            (PgType::Date, text("0001-01-01")),
+            (PgType::Date, text("-4713-11-24")),
+            (PgType::Date, text("+5874897-12-31")),
+            (PgType::Time, text("24:00:00.000000")),
+            (PgType::Timestamptz, text("2024-02-29T23:59:59.999999+02:00")),
+            (PgType::Uuid, text("00112233-4455-6677-8899-aabbccddeeff")),
+            (PgType::Jsonb, text("{\"a\":[null,1.50]}")),
+        ];
+        for (kind, value) in cases {
+            let value = fit(value, kind).unwrap();
+            let mut field = Vec::new();
+            append_field(&value, kind, &mut field);
+            assert_eq!(of_binary(kind, Some(&field[4..])), Some(value));
+        }
+    }
+
+    #[test]
+    fn values_that_would_change_do_not_fit() {
+        let text = |text: &'static str| ValueRef::Text(text.as_bytes());
+        let cases = [
+            (PgType::Int8, text("1"), Misfit::Class("text")),
+            (PgType::Int4, ValueRef::Integer(1 << 31), Misfit::Range),
+            (PgType::Float8, ValueRef::Integer(i64::MAX), Misfit::Range),
+            (PgType::Text, text("a\0b"), Misfit::Nul),
+            (PgType::Text, ValueRef::Text(&[0xff]), Misfit::Utf8),
+            (PgType::Text, ValueRef::Blob(b"x"), Misfit::Class("blob")),
+            (PgType::Bool, ValueRef::Integer(2), Misfit::Range),
+            (PgType::Date, text("2023-02-29"), Misfit::Form),
+            (PgType::Timestamptz, text("2024-01-01T00:00:00.1234567Z"), Misfit::Form),
+            (PgType::Timestamp, text("+2024-11-24 00:00:00"), Misfit::Form),
+            (PgType::Time, text("24:00:01"), Misfit::Form),
+            (PgType::Uuid, text("00112233-4455-6677-8899-AABBCCDDEEFF"), Misfit::Form),
+            (PgType::Numeric, text("1e3"), Misfit::Form),
+        ];
+        for (kind, value, misfit) in cases {
+            assert_eq!(fit(value, kind), Err(misfit), "{kind:?} {value:?}");
+        }
+    }
+}

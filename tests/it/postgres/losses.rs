@@ -1,0 +1,338 @@
+//! What could be lost without a word is found, refused or listed by name.
+
+use std::ops::ControlFlow;
+
+use larder::{Error, OnMisfit, Options, PostgresImportStage, Store};
+
+use crate::support::postgres::Postgres;
+
+fn store(sql: &'static str) -> Store {
+    let store = Store::open_temp().unwrap();
+    store.write(move |tx| tx.execute_batch(sql)).unwrap();
+    store
+}
+
+/// Tables at the server.
+fn tables(server: &Postgres, database: &str) -> String {
+    server.run(
+        database,
+        "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace",
+    )
+}
+
+/// Has the server change the rows of each table that is made.
+const SPOIL: &str = "
+    CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;
+    CREATE FUNCTION on_table() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
+        FOR r IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE command_tag = 'CREATE TABLE' LOOP
+            EXECUTE format('CREATE TRIGGER spoil BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.spoil()',
+                r.object_identity);
+        END LOOP;
+    END $$;
+    CREATE EVENT TRIGGER spoil ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION on_table()";
+
+#[test]
+fn rows_that_the_server_changes_are_found() {
+    let Some(server) = Postgres::start() else { return };
+    let with_key = "CREATE TABLE t(id INTEGER PRIMARY KEY, s TEXT, n REAL);
+        INSERT INTO t VALUES (1, 'a', 0.5), (2, 'b', 1.5), (3, 'c', 2.5)";
+    let without = "CREATE TABLE t(id INTEGER, s TEXT, n REAL);
+        INSERT INTO t VALUES (1, 'a', 0.5), (2, 'b', 1.5), (3, 'c', 2.5)";
+    let cases = [
+        (
+            with_key,
+            "IF NEW.id = 2 THEN NEW.s := 'B'; END IF;",
+            "row 2 (rowid 2 in the store) differs in s",
+        ),
+        (
+            with_key,
+            "IF NEW.id = 3 THEN NEW.n := 2.5000000000000004; END IF;",
+            "row 3 (rowid 3 in the store) differs in n",
+        ),
+        (with_key, "IF NEW.id = 2 THEN NEW.s := NULL; END IF;", "differs in s"),
+        (
+            with_key,
+            "IF NEW.id = 3 THEN RETURN NULL; END IF;",
+            "row 3 (rowid 3 in the store) is not there",
+        ),
+        (
+            without,
+            "IF NEW.id = 2 THEN NEW.s := 'b '; END IF;",
+            "has other rows at the server",
+        ),
+        (without, "IF NEW.id = 1 THEN RETURN NULL; END IF;", "is not there"),
+    ];
+    for (at, (schema, body, wanted)) in cases.into_iter().enumerate() {
+        let database = format!("spoil{at}");
+        let url = server.database(&database);
+        server.run(&database, &SPOIL.replace("{body}", body));
+        let error = store(schema).export_to_postgres(&url).run().unwrap_err().to_string();
+        assert!(error.contains("table t") && error.contains(wanted), "{body}: {error}");
+        assert_eq!(tables(&server, &database), "0", "{body}");
+    }
+}
+
+#[test]
+fn text_policy_turns_no_value_into_null() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database("text");
+    for (sql, wanted) in [
+        (
+            "CREATE TABLE t(x BLOB); INSERT INTO t VALUES (x'00'), (1)",
+            "t.x: 1 values do not fit text: blob",
+        ),
+        (
+            "CREATE TABLE t(x INTEGER); INSERT INTO t VALUES (1), ('a' || char(0) || 'b')",
+            "t.x: 1 values do not fit text: text with U+0000",
+        ),
+    ] {
+        let export = || store(sql);
+        let store = export();
+        let plan = store
+            .export_to_postgres(&url)
+            .on_misfit(OnMisfit::Text)
+            .dry_run()
+            .unwrap();
+        assert!(plan.to_string().contains(wanted), "{plan}");
+        let error = store
+            .export_to_postgres(&url)
+            .on_misfit(OnMisfit::Text)
+            .run()
+            .unwrap_err();
+        assert!(error.to_string().contains(wanted), "{error}");
+        assert_eq!(tables(&server, "text"), "0");
+    }
+}
+
+#[test]
+fn quarantined_rows_can_be_put_back() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database("aside");
+    let store = store(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER, s TEXT);
+         INSERT INTO t VALUES (1, 1, 'one'), (2, 'two', 'it''s'), (3, 3, 'a' || char(0) || 'b'), (4, 1.5, NULL);
+         CREATE TABLE u(k TEXT PRIMARY KEY); INSERT INTO u VALUES ('a'), (NULL)",
+    );
+    let report = store
+        .export_to_postgres(&url)
+        .on_misfit(OnMisfit::Quarantine)
+        .run()
+        .unwrap();
+    assert!(
+        report.to_string().contains("t: 4 rows, 3 of them set aside"),
+        "{report}"
+    );
+    assert_eq!(server.run("aside", "SELECT id, n, s FROM t"), "1|1|one");
+    assert_eq!(server.run("aside", "SELECT k FROM u"), "a");
+    let reasons = "SELECT table_name, row_id, reasons FROM larder_quarantine ORDER BY table_name, row_id";
+    assert_eq!(
+        server.run("aside", reasons),
+        "t|2|n: text\nt|3|s: text with U+0000\nt|4|n: real\nu|2|k: null in the primary key"
+    );
+    let statements = server.run(
+        "aside",
+        "SELECT statement FROM larder_quarantine WHERE table_name = 't'",
+    );
+    let other = Store::open_temp().unwrap();
+    other
+        .write(move |tx| {
+            tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER, s TEXT)")?;
+            tx.execute_batch(&statements.replace('\n', ";"))
+        })
+        .unwrap();
+    let all = |store: &Store| {
+        let sql = "SELECT typeof(n) || quote(n) || typeof(s) || hex(s) FROM t WHERE id > 1 ORDER BY id";
+        store
+            .read(|tx| tx.query_map(sql, [], |row| row.get::<_, String>(0)))
+            .unwrap()
+    };
+    assert_eq!(all(&other), all(&store));
+}
+
+#[test]
+fn what_pragmas_do_not_say_is_exported_or_listed() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database("text");
+    let store = store(
+        "CREATE TABLE p(id INTEGER PRIMARY KEY, Code TEXT UNIQUE COLLATE NOCASE);
+         CREATE TABLE t( -- don't read CHECK (id > 100) here
+            id INTEGER PRIMARY KEY,
+            n INTEGER CHECK (n > 0 AND n <> 7), /* it's ( */
+            twice INTEGER GENERATED ALWAYS AS (n * 2) STORED, odd INTEGER AS (n % 2),
+            s TEXT UNIQUE ON CONFLICT REPLACE, r TEXT COLLATE RTRIM,
+            a INTEGER REFERENCES P(ID) DEFERRABLE INITIALLY DEFERRED,
+            b INTEGER REFERENCES p(id),
+            CHECK (s GLOB 'x*' OR s IS NULL)
+         );
+         CREATE INDEX partly ON t(n) WHERE s IS NOT NULL;
+         CREATE UNIQUE INDEX folded ON t(lower(s), n + 1 DESC);
+         CREATE INDEX by_glob ON t(s) WHERE s GLOB 'x*';
+         CREATE VIRTUAL TABLE f USING fts5(body); INSERT INTO f VALUES ('only here'), ('and here');
+         CREATE TABLE bare(x);
+         INSERT INTO p VALUES (1, 'a'); INSERT INTO t(id, n, s, a, b) VALUES (1, 3, 'xA', 1, 1), (2, NULL, NULL, NULL, NULL)",
+    );
+    let report = store.export_to_postgres(&url).run().unwrap();
+    let run = |sql: &str| server.run("text", sql);
+    assert_eq!(run("SELECT n, twice, odd FROM t ORDER BY id"), "3|6|1\n||");
+    assert_eq!(run("INSERT INTO t(n) VALUES (5) RETURNING twice"), "10");
+    let refused = [
+        "INSERT INTO t(n) VALUES (7)",
+        "INSERT INTO t(s, n) VALUES ('XA', 3)",
+        "INSERT INTO p(\"Code\") VALUES ('A')",
+        "INSERT INTO t(b) VALUES (99)",
+    ];
+    for statement in refused {
+        run(&format!(
+            "DO $$ BEGIN {statement}; RAISE 'it was not refused'; EXCEPTION WHEN integrity_constraint_violation THEN END $$"
+        ));
+    }
+    assert_eq!(
+        run("SELECT condeferred FROM pg_constraint WHERE conrelid = 't'::regclass AND contype = 'f' ORDER BY conkey"),
+        "t\nf"
+    );
+    let predicate = run("SELECT indexdef FROM pg_indexes WHERE indexname = 'partly'");
+    assert!(predicate.contains("WHERE (s IS NOT NULL)"), "{predicate}");
+    assert_eq!(
+        run("SELECT collation_name FROM information_schema.columns WHERE table_name = 'p' AND column_name = 'Code'"),
+        "C"
+    );
+    let text = report.to_string();
+    for part in [
+        "column t.odd: an ordinary column",
+        "s: UNIQUE ON CONFLICT REPLACE",
+        "collation RTRIM of column t.r",
+        "collation NOCASE of column p.Code",
+        "check of table t: s GLOB 'x*' OR s IS NULL",
+        "index by_glob",
+        "virtual f",
+        "it has 2 rows",
+        "rowid of table bare",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    for part in ["partly", "folded", "twice", "foreign key"] {
+        assert!(!text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn types_are_inferred_only_if_every_value_fits() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database("types");
+    let store = store(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, done INTEGER CHECK (done IN (0, 1)), j TEXT CHECK (json_valid(j)), u TEXT,
+            at TEXT, day TEXT, almost TEXT, empty TEXT, free INTEGER);
+         CREATE INDEX undone ON t(id) WHERE done = 0;
+         INSERT INTO t VALUES (1, 0, '{\"b\": 1, \"a\":  1.50}', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '2024-01-01 10:00:00',
+            '2024-01-01', '2024-01-01', NULL, 0),
+            (2, 1, NULL, NULL, '2024-01-01T10:00:00.5+02:00', '0001-02-03', '2024-1-1', NULL, 1)",
+    );
+    let report = store.export_to_postgres(&url).infer_types(true).run().unwrap();
+    let kinds = "SELECT string_agg(column_name || ' ' || data_type, ',' ORDER BY ordinal_position)
+        FROM information_schema.columns WHERE table_name = 't'";
+    assert_eq!(
+        server.run("types", kinds),
+        "id bigint,done boolean,j json,u uuid,at timestamp with time zone,day date,almost text,empty text,free bigint"
+    );
+    assert_eq!(
+        server.run("types", "SELECT j FROM t WHERE id = 1"),
+        "{\"b\": 1, \"a\":  1.50}"
+    );
+    assert_eq!(
+        server.run("types", "SELECT at AT TIME ZONE 'UTC' FROM t WHERE id = 2"),
+        "2024-01-01 08:00:00.5"
+    );
+    let text = report.to_string();
+    assert!(text.contains("column t.done: boolean: a CHECK"), "{text}");
+    assert!(
+        !text.contains("index undone") && !text.contains("check of table"),
+        "{text}"
+    );
+    // A value that came past the CHECK.
+    let loose = Options::new().open_temp().unwrap();
+    loose
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE t(x INTEGER); INSERT INTO t VALUES (2); CREATE TABLE s(u TEXT); INSERT INTO s VALUES ('A')",
+            )
+        })
+        .unwrap();
+    let plan = loose.export_to_postgres(&url).infer_types(true).dry_run().unwrap();
+    assert!(
+        plan.misfits.is_empty() && plan.tables[1].create.contains("\"x\" bigint"),
+        "{plan}"
+    );
+}
+
+#[test]
+fn dumps_that_lost_their_end_or_do_more_are_refused() {
+    let Some(server) = Postgres::start() else { return };
+    server.database("app");
+    server.run(
+        "app",
+        "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1); CREATE TABLE b (t text); INSERT INTO b VALUES ('x');
+         SELECT lo_create(4711)",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let dump = folder.path().join("d.sql");
+    let made = std::process::Command::new("pg_dump")
+        .arg("-d")
+        .arg(server.url("app"))
+        .arg("-f")
+        .arg(&dump)
+        .status();
+    assert!(made.unwrap().success());
+    let whole = std::fs::read_to_string(&dump).unwrap();
+    let to = folder.path().join("app.db");
+    let run = |text: &str| {
+        std::fs::write(&dump, text).unwrap();
+        Store::import_from_pg_dump(&dump, &to).run()
+    };
+    let rows_of_b = whole.find("COPY public.b").unwrap();
+    let end = "--\n-- PostgreSQL database dump complete";
+    let with = |statement: &str| whole.replace(end, &format!("{statement}\n{end}"));
+    for (text, wanted) in [
+        // Between two statements: all that is there can be read.
+        (whole[..rows_of_b].to_owned(), "cut off"),
+        (with("UPDATE public.b SET t = 'y';"), "UPDATE public.b"),
+        (with("DELETE FROM public.b;"), "DELETE FROM public.b"),
+        (with("INSERT INTO public.b SELECT 'z';"), "VALUES alone"),
+        (with("DROP TABLE public.b;"), "drops a table"),
+        (with("ALTER TABLE public.b RENAME TO c;"), "changes a table"),
+        (with("\\copy public.b from 'x.csv'"), "a command of psql"),
+        (with("DO $$ BEGIN DELETE FROM public.b; END $$;"), "DO $$"),
+        (with("SET search_path = sales, pg_catalog;"), "search_path sales"),
+        (with("CREATE TABLE public.b (t text);"), "made twice"),
+    ] {
+        let error = run(&text).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{wanted}: {error}");
+        assert!(!to.exists(), "{wanted}");
+    }
+    let report = run(&whole).unwrap();
+    assert!(report.to_string().contains("large objects"), "{report}");
+    let live = Store::import_from_postgres(&server.url("app"), folder.path().join("live.db"))
+        .run()
+        .unwrap();
+    assert!(live.to_string().contains("large objects"), "{live}");
+}
+
+#[test]
+fn cancelled_import_leaves_nothing() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database("many");
+    server.run(
+        "many",
+        "CREATE TABLE t AS SELECT i, 'row ' || i AS s FROM generate_series(1, 200000) i",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    for stage in [PostgresImportStage::Load, PostgresImportStage::Compare] {
+        let import = Store::import_from_postgres(&url, folder.path().join("a.db"));
+        let import = import.progress(move |now| match now.stage == stage {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        let error = import.run().unwrap_err();
+        assert!(matches!(error, Error::Cancelled { work: "import" }), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,7 @@
+//! Moves from and to a real PostgreSQL server, which each test starts for itself.
+
+pub(crate) mod export;
+mod import;
+mod losses;
+mod round_trip;
+mod tls;

@@ -1,0 +1,82 @@
+//! TLS, and passwords that nothing shows.
+
+use std::error::Error as _;
+
+use larder::{Error, Store};
+
+use crate::support::postgres::Postgres;
+
+const CANARY: &str = "canary-in-a-coal-mine";
+
+/// All that an error shows, with its causes.
+fn shown(error: &Error) -> String {
+    let mut text = format!("{error} {error:?}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(" {error} {error:?}"));
+        cause = error.source();
+    }
+    text
+}
+
+#[test]
+fn certificates_are_verified_and_passwords_not_shown() {
+    let Some(server) = Postgres::start_with_tls(CANARY) else {
+        return;
+    };
+    let store = Store::open_temp().unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)"))
+        .unwrap();
+    let export = |database: &str, host: &str, password: &str, options: &str| {
+        let port = server.port();
+        let url = format!("postgres://ada:{password}@{host}:{port}/{database}?{options}");
+        let export = store.export_to_postgres(&url);
+        assert!(!format!("{export:?}").contains(CANARY));
+        export.run()
+    };
+    let root = |name: &str| format!("sslrootcert={}", server.file(name).display());
+    let verified = format!("sslmode=verify-full&{}", root("ca.crt"));
+    for (database, host, options) in [
+        ("full", "localhost", verified.clone()),
+        ("chain", "127.0.0.1", format!("sslmode=verify-ca&{}", root("ca.crt"))),
+        ("encrypted", "127.0.0.1", "sslmode=require".to_owned()),
+        ("preferred", "localhost", "sslmode=prefer".to_owned()),
+    ] {
+        server.database(database);
+        let report = export(database, host, CANARY, &options).unwrap();
+        assert!(
+            report.is_written && !format!("{report} {report:?}").contains(CANARY),
+            "{options}"
+        );
+    }
+    for (host, password, options) in [
+        ("127.0.0.1", CANARY, verified.clone()),
+        (
+            "localhost",
+            CANARY,
+            format!("sslmode=verify-full&{}", root("other.crt")),
+        ),
+        (
+            "localhost",
+            CANARY,
+            "sslmode=verify-full&sslrootcert=/nowhere".to_owned(),
+        ),
+        ("localhost", CANARY, "sslmode=disable".to_owned()),
+        ("localhost", "canary-in-a-coal-mine-2", verified.clone()),
+        ("localhost", CANARY, format!("{verified}&connect_timeout=x")),
+    ] {
+        let error = export("full", host, password, &options).unwrap_err();
+        let text = shown(&error);
+        assert!(!text.contains("canary"), "{options}: {text}");
+        let import = Store::import_from_postgres(
+            &format!("postgres://ada:{password}@{host}:{}/full?{options}", server.port()),
+            server.file("none.db"),
+        );
+        assert!(!format!("{import:?}").contains("canary"));
+        let text = shown(&import.run().unwrap_err());
+        assert!(!text.contains("canary"), "{options}: {text}");
+    }
+    let log = std::fs::read_to_string(server.file("log")).unwrap();
+    assert!(!log.contains("canary-in-a-coal-mine-2"), "{log}");
+}
