@@ -109,7 +109,7 @@ impl Failure {
     }
 
     /// The failure of a restore from a replica, whose URL stands for the backup.
-    #[cfg(feature = "replicate")]
+    #[cfg(any(feature = "postgres", feature = "replicate"))]
     pub(crate) fn of_replica(self, url: &str, to: &Path) -> Error {
         let problem = match self.problem {
             DAMAGED | INDEX_DAMAGED => {

@@ -180,7 +180,7 @@ fn set_for_copies(conn: &Connection, options: &Settings, is_verified: bool, trus
 
 /// Maps the whole of a new file, which no other process can make shorter, unless the store maps nothing. SQLite maps up to
 /// 2 GiB.
-#[cfg(feature = "replicate")]
+#[cfg(any(feature = "postgres", feature = "replicate"))]
 pub(crate) fn map_whole(conn: &Connection, options: &Settings) -> rusqlite::Result<()> {
     match options.mmap_size {
         0 => Ok(()),

@@ -50,7 +50,7 @@ use self::baseline::OwnHooks;
 pub(crate) use self::baseline::{Baseline, Restored};
 pub(crate) use self::connect::check_key;
 use self::connect::{connect, connect_by, explain_key};
-#[cfg(feature = "replicate")]
+#[cfg(any(feature = "postgres", feature = "replicate"))]
 pub(crate) use self::copy::map_whole;
 pub(crate) use self::copy::{
     Private, open_copy_alone, open_memory, open_original, open_other, open_target, set_up_memory, write_carelessly,
