@@ -304,9 +304,11 @@ impl Target {
         if let (Some(position), Some(tied)) = (position, self.tied())
             && position.passed.len() < MAX_TIES
         {
-            let limit = whole(limit).saturating_add(position.passed.len() as i64);
-            rows = tx.all(&tied, (&before, limit, &position.time, position.rowid))?;
+            let with_passed = whole(limit).saturating_add(position.passed.len() as i64);
+            rows = tx.all(&tied, (&before, with_passed, &position.time, position.rowid))?;
             rows.retain(|(_, rowid)| !position.passed.contains(rowid));
+            // Passed rows that are gone leave room for more.
+            rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         }
         let left = whole(limit).saturating_sub(rows.len() as i64);
         if left > 0 {

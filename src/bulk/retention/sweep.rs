@@ -348,7 +348,7 @@ impl Sweeper {
         if begun.saturating_sub(progress.minute.0) >= MINUTE {
             progress.minute = (begun, 0);
         }
-        let allowed = rule.what.options.rows_per_minute - progress.minute.1;
+        let allowed = rule.what.options.rows_per_minute.saturating_sub(progress.minute.1);
         if allowed == 0 {
             return Ok(Turn::MinuteIsOver);
         }

@@ -190,6 +190,27 @@ fn rows_of_a_minute_are_bounded() {
     assert_eq!(oldest, 700);
 }
 
+/// A slow trigger spreads the rows of a minute over many slices.
+#[test]
+fn rows_of_one_time_are_bounded_as_well() {
+    let store = store(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, at, pad TEXT); CREATE INDEX t_by_at ON t(at, pad);
+         CREATE TRIGGER slow AFTER DELETE ON t BEGIN
+             INSERT INTO sums WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 3000)
+                 SELECT sum(i) FROM i;
+         END;
+         CREATE TABLE sums(n INTEGER) STRICT",
+    );
+    fill(&store, 5000, &(now() - 3700).to_string());
+    let few = RetainOptions::new().rows_per_minute(300);
+    let _retention = store.retain_with(few, "t", "at", HOUR).unwrap();
+    let rest = |stats: &Stats| stats.retention[0].next_in.is_some_and(|next| next > SECOND);
+    let stats = until(&store, rest);
+    let retention = &stats.retention[0];
+    assert_eq!((retention.rows, retention.last_error.as_deref()), (300, None));
+    assert_eq!(count(&store), 4700);
+}
+
 #[test]
 fn tables_that_cannot_be_swept_are_refused() {
     let store = store(
