@@ -28,7 +28,8 @@ pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(86_400);
 const TOLERATED_PART: u32 = 10;
 const LEAST_TOLERANCE: Duration = Duration::from_secs(1);
 
-/// How often the state is saved, if nothing has happened.
+/// How often the state is saved, if nothing has happened. While a clock is held it is the shortest: what a process has
+/// waited since the last save is lost as it ends, and one that never runs for long has to come to the end of a hold.
 const SHORTEST_SAVE: Duration = Duration::from_secs(60);
 const LONGEST_SAVE: Duration = Duration::from_secs(3600);
 
@@ -218,7 +219,10 @@ impl ClockGuard {
 
     /// The state, if it is to be saved.
     pub(super) fn to_save(&self) -> Option<&State> {
-        let interval = (self.tolerance / 2).clamp(SHORTEST_SAVE, LONGEST_SAVE);
+        let interval = match self.state.other {
+            Some(_) => SHORTEST_SAVE,
+            None => (self.tolerance / 2).clamp(SHORTEST_SAVE, LONGEST_SAVE),
+        };
         let is_saved = self.saved.is_some_and(|(uptime, held)| {
             held == self.state.other.is_some() && self.state.uptime.saturating_sub(uptime) < interval
         });
@@ -249,6 +253,9 @@ mod tests {
     struct Machine {
         reading: Reading,
         guard: ClockGuard,
+        saved: State,
+        /// For each save, whether a clock was held.
+        saves: Vec<bool>,
     }
 
     impl Machine {
@@ -259,11 +266,22 @@ mod tests {
                 boot: "one".into(),
             };
             let guard = ClockGuard::new(keep, default_hold(keep), &reading);
-            Self { reading, guard }
+            Self {
+                reading,
+                saved: guard.state().clone(),
+                guard,
+                saves: Vec::new(),
+            }
         }
 
         fn look(&mut self) -> Duration {
-            self.guard.observe(&self.reading)
+            let time = self.guard.observe(&self.reading);
+            if let Some(state) = self.guard.to_save() {
+                self.saved = state.clone();
+                self.guard.saved();
+                self.saves.push(self.is_held());
+            }
+            time
         }
 
         /// Lets time pass, a look a minute.
@@ -286,7 +304,7 @@ mod tests {
 
         /// The process ends. The state is what was saved last.
         fn restart(&mut self, boot: &str, keep: Duration) {
-            let saved = self.guard.state.clone();
+            let saved = self.saved.clone();
             if boot != self.reading.boot {
                 self.reading.boot = boot.into();
                 self.reading.uptime = MINUTE;
@@ -441,10 +459,28 @@ mod tests {
     }
 
     #[test]
+    fn hold_ends_although_no_process_runs_for_an_hour() {
+        let mut machine = Machine::new(MONTH);
+        machine.pass(HOUR);
+        machine.ahead(YEAR);
+        machine.look();
+        let mut runs = 0;
+        while machine.is_held() {
+            runs += 1;
+            assert!(runs <= 38, "the hold does not end");
+            machine.restart(&runs.to_string(), MONTH);
+            machine.look();
+            machine.pass(40 * MINUTE);
+        }
+        assert_eq!(runs, 36, "24 h");
+        assert_eq!(machine.look(), machine.reading.wall);
+    }
+
+    #[test]
     fn boot_that_is_not_known_is_another() {
         let mut machine = Machine::new(MONTH);
         machine.reading.boot.clear();
-        machine.guard.state.boot.clear();
+        machine.saved.boot.clear();
         machine.restart("", MONTH);
         machine.reading.uptime += YEAR;
         machine.restart("", MONTH);
@@ -479,23 +515,21 @@ mod tests {
     }
 
     #[test]
-    fn state_is_saved_as_it_changes_and_once_an_hour() {
+    fn state_is_saved_as_it_changes_once_an_hour_and_each_minute_of_a_hold() {
         let mut machine = Machine::new(MONTH);
-        let mut saves = Vec::new();
-        let mut look = |machine: &mut Machine, time| {
-            for _ in 0..time {
-                machine.pass(MINUTE);
-                if machine.guard.to_save().is_some() {
-                    machine.guard.saved();
-                    saves.push(machine.is_held());
-                }
-            }
-        };
-        look(&mut machine, 119);
+        machine.look();
+        machine.pass(119 * MINUTE);
+        assert_eq!(machine.saves, [false, false]);
         machine.ahead(YEAR);
-        look(&mut machine, 1);
+        machine.look();
         machine.back(YEAR);
-        look(&mut machine, 1);
-        assert_eq!(saves, [false, false, true, false]);
+        machine.look();
+        assert_eq!(machine.saves, [false, false, true, false]);
+        // Each minute of a hold.
+        machine.saves.clear();
+        machine.ahead(YEAR);
+        machine.look();
+        machine.pass(10 * MINUTE);
+        assert_eq!(machine.saves, [true; 11]);
     }
 }
