@@ -409,8 +409,9 @@ impl Sweeper {
         progress: &mut Progress,
         limit: u64,
     ) -> Result<Result<(Target, Vec<OldRow>), Refusal>> {
-        let reading = (rule.what.options.clock)();
+        // In this order: a call that trusts the clock means one that is read after it.
         let trusts = self.retainer.trusts();
+        let reading = (rule.what.options.clock)();
         let was_checked = progress.is_checked;
         let found = self.read(|tx| {
             let target = match Target::find(tx, &rule.what)? {
