@@ -27,6 +27,7 @@ pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(86_400);
 /// The part of the time for which rows are kept by which the clock may jump.
 const TOLERATED_PART: u32 = 10;
 const LEAST_TOLERANCE: Duration = Duration::from_secs(1);
+const MOST_TOLERANCE: Duration = Duration::from_secs(3 * 86_400);
 
 /// How often the state is saved, if nothing has happened. While a clock is held it is the shortest: what a process has
 /// waited since the last save is lost as it ends, and one that never runs for long has to come to the end of a hold.
@@ -139,7 +140,7 @@ impl ClockGuard {
     fn with(keep: Duration, hold: Duration, state: State) -> Self {
         Self {
             hold,
-            tolerance: (keep / TOLERATED_PART).max(LEAST_TOLERANCE),
+            tolerance: (keep / TOLERATED_PART).clamp(LEAST_TOLERANCE, MOST_TOLERANCE),
             state,
             saved: None,
         }
@@ -339,6 +340,16 @@ mod tests {
         assert_eq!(machine.pass(DAY - MINUTE), START + DAY + HOUR - MINUTE);
         assert_eq!(machine.pass(MINUTE), machine.reading.wall);
         assert!(!machine.is_held());
+    }
+
+    #[test]
+    fn jump_of_days_is_held_although_rows_are_kept_for_ten_years() {
+        let mut machine = Machine::new(10 * YEAR);
+        machine.ahead(3 * DAY);
+        assert_eq!(machine.look(), START + 3 * DAY);
+        machine.ahead(4 * DAY);
+        assert_eq!(machine.look(), START + 3 * DAY);
+        assert!(machine.is_held());
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl RetainOptions {
     ///
     /// A clock that is set a year ahead by mistake would make every row too old. So the time of a retention advances with
     /// the uptime of the machine, and follows the clock where the two differ by at most a tenth of the time for which rows
-    /// are kept (at least a second). A larger jump ahead is followed when the process has run for this long since, and the
+    /// are kept (at least a second, at most three days). A larger jump ahead is followed when the process has run for this long since, and the
     /// clock has kept the time; rows go on to become old by the time from before. A clock that goes back is followed at
     /// once: rows stay for longer.
     ///
