@@ -67,12 +67,13 @@ pub(super) struct Target {
     ties: Ties,
 }
 
-/// The form of a column's times.
-#[derive(Clone, Copy)]
-pub(super) struct Times {
-    form: Form,
-    /// Whether the newest one is not far older than the limit.
-    pub(super) are_recent: bool,
+/// How old a column's times are, by the newest one that is not in the future: a date that stands for "never" proves nothing.
+pub(super) enum Age {
+    /// All are in the future, so none is old.
+    Unknown,
+    Recent,
+    /// The newest one is far older than the limit, or no time.
+    Refused(Refusal),
 }
 
 /// Why a table is not swept.
@@ -105,7 +106,7 @@ impl From<Refusal> for Error {
 
 /// The form of a time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Form {
+pub(super) enum Form {
     Number,
     /// `2026-04-01`
     Date,
@@ -253,13 +254,20 @@ impl Target {
         ))
     }
 
+    /// The newest time that is not after `?1`.
+    fn newest(&self) -> String {
+        let Self {
+            table,
+            column,
+            ordered,
+            indexed,
+            ..
+        } = self;
+        format!("SELECT {column} FROM main.{table} {indexed} WHERE {ordered} <= ?1 ORDER BY {ordered} DESC LIMIT 1")
+    }
+
     /// Finds the form of the times, by the oldest and the newest. `None` if there is none.
-    pub(super) fn times(
-        &self,
-        tx: &ReadTx<'_>,
-        rule: &RetainRule,
-        now: Duration,
-    ) -> Result<Result<Option<Times>, Refusal>> {
+    pub(super) fn times(&self, tx: &ReadTx<'_>, rule: &RetainRule) -> Result<Result<Option<Form>, Refusal>> {
         let (first, newest): (Option<Value>, Option<Value>) = (
             tx.optional_scalar(&self.end("ASC"), [])?,
             tx.optional_scalar(&self.end("DESC"), [])?,
@@ -272,17 +280,25 @@ impl Target {
             self.check(&newest, form, milliseconds)?;
             Ok(form)
         });
-        Ok(checked.map(|form| {
-            let stale = threshold(form, milliseconds, now, rule.keep.saturating_add(STALE));
-            Some(Times {
-                form,
-                are_recent: !is_before(&newest, &stale),
-            })
-        }))
+        Ok(checked.map(Some))
+    }
+
+    /// How old the times of that form are. It is asked of a column until they are recent once.
+    pub(super) fn age(&self, tx: &ReadTx<'_>, rule: &RetainRule, now: Duration, form: Form) -> Result<Age> {
+        let milliseconds = rule.options.milliseconds;
+        let until = threshold(form, milliseconds, now, Duration::ZERO);
+        let newest: Option<Value> = tx.optional_scalar(&self.newest(), [&until])?;
+        let Some(newest) = newest else { return Ok(Age::Unknown) };
+        let stale = threshold(form, milliseconds, now, rule.keep.saturating_add(STALE));
+        Ok(match self.check(&newest, form, milliseconds) {
+            Err(refusal) => Age::Refused(refusal),
+            Ok(()) if is_before(&newest, &stale) => Age::Refused(self.refuse_stale()),
+            Ok(()) => Age::Recent,
+        })
     }
 
     /// A column all of whose times are far too old is refused when it is first looked at.
-    pub(super) fn refuse_stale(&self) -> Refusal {
+    fn refuse_stale(&self) -> Refusal {
         self.refusal(
             "has no time of the last year before rows are too old, so its numbers may count from another time than 1970, or              be no times at all. If all rows are really that old and are to go, set RetainOptions::stale",
         )
@@ -294,12 +310,12 @@ impl Target {
         tx: &ReadTx<'_>,
         rule: &RetainRule,
         now: Duration,
-        times: Times,
+        form: Form,
         position: Option<&Position>,
         limit: u64,
     ) -> Result<Result<Vec<OldRow>, Refusal>> {
         let milliseconds = rule.options.milliseconds;
-        let before = threshold(times.form, milliseconds, now, rule.keep);
+        let before = threshold(form, milliseconds, now, rule.keep);
         let mut rows: Vec<OldRow> = Vec::new();
         if let (Some(position), Some(tied)) = (position, self.tied())
             && position.passed.len() < MAX_TIES
@@ -321,7 +337,7 @@ impl Target {
         }
         let bad = rows
             .iter()
-            .find_map(|(time, _)| self.check(time, times.form, milliseconds).err());
+            .find_map(|(time, _)| self.check(time, form, milliseconds).err());
         Ok(bad.map_or(Ok(rows), Err))
     }
 
@@ -592,7 +608,7 @@ mod tests {
             target("any", "any COLLATE BINARY", "INDEXED BY by_any", Ties::RowIdDown),
             target("key", "key", "NOT INDEXED", Ties::None),
         ] {
-            let mut looks = vec![target.end("ASC"), target.end("DESC"), target.delete()];
+            let mut looks = vec![target.end("ASC"), target.end("DESC"), target.newest(), target.delete()];
             looks.extend([target.oldest(false), target.oldest(true)]);
             looks.extend(target.tied());
             for sql in looks {

@@ -27,7 +27,7 @@ use std::thread;
 use std::time::Duration;
 
 use self::clock_guard::{Reading, default_hold};
-use self::look::Target;
+use self::look::{Age, Target};
 use self::sweep::Sweeper;
 #[cfg(doc)]
 use crate::Store;
@@ -199,16 +199,16 @@ impl Retention {
         engine.read_internal("larder: retain", timeout, |tx| {
             let target = Target::find(tx, &rule)??;
             let now = (rule.options.clock)().wall;
-            let Some(times) = target.times(tx, &rule, now)?? else {
+            let Some(form) = target.times(tx, &rule)?? else {
                 return Ok(());
             };
-            if !times.are_recent
-                && !rule.options.stale
+            if !rule.options.stale
+                && let Age::Refused(refusal) = target.age(tx, &rule, now, form)?
                 && record::find(tx, &rule)?.is_none_or(|record| !record.is_checked)
             {
-                return Err(target.refuse_stale().into());
+                return Err(refusal.into());
             }
-            target.old_rows(tx, &rule, now, times, None, 1)??;
+            target.old_rows(tx, &rule, now, form, None, 1)??;
             Ok(())
         })?;
         let rule = retainer.add(engine, rule, site)?;

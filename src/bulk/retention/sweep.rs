@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::clock_guard::{ClockGuard, Held, LONGEST_HOLD, Reading};
-use super::look::{self, OldRow, Position, Refusal, Target};
+use super::look::{self, Age, OldRow, Position, Refusal, Target};
 use super::record::{self, Record};
 use super::{Retainer, Rule};
 use crate::bulk::feed::Feed;
@@ -423,17 +423,21 @@ impl Sweeper {
                 Some(_) => None,
             };
             let now = progress.observe(rule, &reading, record, trusts);
-            let times = match target.times(tx, &rule.what, now)? {
-                Ok(Some(times)) => times,
+            let form = match target.times(tx, &rule.what)? {
+                Ok(Some(form)) => form,
                 Ok(None) => return Ok(Ok((target, Vec::new()))),
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            progress.is_checked |= times.are_recent || rule.what.options.stale;
+            progress.is_checked |= rule.what.options.stale;
             if !progress.is_checked {
-                return Ok(Err(target.refuse_stale()));
+                match target.age(tx, &rule.what, now, form)? {
+                    Age::Recent => progress.is_checked = true,
+                    Age::Unknown => (),
+                    Age::Refused(refusal) => return Ok(Err(refusal)),
+                }
             }
             let position = progress.sweep().position.as_ref();
-            let rows = target.old_rows(tx, &rule.what, now, times, position, limit)?;
+            let rows = target.old_rows(tx, &rule.what, now, form, position, limit)?;
             Ok(rows.map(|rows| (target, rows)))
         })?;
         self.tell_clock(rule, progress, &reading);

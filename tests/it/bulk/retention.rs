@@ -630,6 +630,27 @@ fn values_that_are_no_times_delete_nothing() {
     assert_eq!(count(&store), 50);
 }
 
+/// Seconds since 1980, beside a time that stands for "never".
+#[test]
+fn time_in_the_future_says_nothing_about_the_others() {
+    let since_1980 = "unixepoch() - 315964800 + i";
+    let never = "4102444800";
+    let store = store(TABLE);
+    fill(&store, 50, since_1980);
+    fill(&store, 1, never);
+    let problem = refused(store.retain("t", "at", HOUR));
+    assert!(problem.contains("RetainOptions::stale"), "{problem}");
+    // It is alone at first.
+    run(&store, "DELETE FROM t WHERE id <= 50");
+    let _retention = store.retain("t", "at", SECOND).unwrap();
+    until(&store, swept);
+    fill(&store, 50, since_1980);
+    let stats = until(&store, |stats| failed(stats).is_some());
+    let problem = failed(&stats).unwrap().last_error.as_ref().unwrap();
+    assert!(problem.contains("RetainOptions::stale"), "{problem}");
+    assert_eq!(count(&store), 51);
+}
+
 /// The trigger changes rows, and keeps the one that is deleted.
 #[test]
 fn rows_that_a_trigger_keeps_do_not_keep_a_sweep_going() {
