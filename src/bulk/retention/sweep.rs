@@ -6,8 +6,9 @@
 //! [`GAPS`] of the writer's time, and old rows do not pile up.
 //!
 //! A sweep passes each old row once, also those that a constraint keeps. As long as there are such rows, the next sweeps
-//! begin behind them, where rows become old, and all are tried again after [`ALL_AGAIN`] sweeps: at most one part in
-//! [`PAUSE_AFTER_ALL`] of the time goes into rows that cannot go.
+//! begin behind them, where rows become old, and all are tried again after [`ALL_AGAIN`] sweeps, or later if there are so
+//! many that more than one part in [`PAUSE_AFTER_ALL`] of the time would go into rows that cannot go; after an hour
+//! ([`LONGEST_PAUSE`]) at the latest.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,10 +66,11 @@ const ALONE: Duration = Duration::from_millis(50);
 const FIRST_ROWS: u64 = 500;
 const MOST_ROWS: u64 = 8192;
 
-/// When rows that could not be deleted are tried again: after so many intervals, and so many times the time that all of
-/// them took.
+/// When rows that could not be deleted are tried again: after so many intervals, and so many times the time that they took,
+/// but after an hour at the latest.
 const ALL_AGAIN: u32 = 10;
 const PAUSE_AFTER_ALL: u32 = 20;
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// By how much a slice is made smaller that fails because of one of its rows.
 const SMALLER: u64 = 8;
@@ -112,6 +114,7 @@ struct Progress {
 struct Sweep {
     /// The last row that was tried.
     position: Option<Position>,
+    tried: u64,
     /// Old rows that have not gone.
     kept: u64,
     /// Those of them that a constraint keeps.
@@ -178,6 +181,7 @@ impl Progress {
         let left = self.left.as_ref().filter(|left| now < left.again);
         self.sweep.get_or_insert_with(|| Sweep {
             position: left.map(|left| left.behind.clone()),
+            tried: 0,
             kept: left.map_or(0, |left| left.rows),
             violating: left.map_or(0, |left| left.violating),
             is_whole: left.is_none(),
@@ -196,7 +200,7 @@ impl Progress {
         let took = now.saturating_sub(sweep.began);
         let again = match &self.left {
             Some(left) if !sweep.is_whole => left.again,
-            _ => now.saturating_add((interval * ALL_AGAIN).max(took * PAUSE_AFTER_ALL)),
+            _ => now.saturating_add(pause(interval, took, sweep.kept, sweep.tried)),
         };
         self.left = sweep.position.filter(|_| sweep.kept > 0).map(|behind| Left {
             rows: sweep.kept,
@@ -390,6 +394,7 @@ impl Sweeper {
         if let Some(running) = &sweep.running {
             running.note(done.rows, done.took);
         }
+        sweep.tried += done.rows;
         sweep.kept += done.rows - deleted;
         sweep.violating += done.skipped;
         let tried = usize::try_from(done.rows).map_or(&rows[..], |tried| &rows[..tried.min(rows.len())]);
@@ -622,6 +627,14 @@ fn site(rule: &Rule) -> CallSite {
     CallSite::Label(format!("larder: retain {}", rule.what.table).into())
 }
 
+/// The time until rows that could not be deleted are tried again, after a whole sweep that took so long. Of that time, the
+/// part of the kept rows counts.
+fn pause(interval: Duration, took: Duration, kept: u64, tried: u64) -> Duration {
+    let of_kept = took.mul_f64(kept as f64 / tried.max(kept).max(1) as f64);
+    let pause = of_kept.saturating_mul(PAUSE_AFTER_ALL).min(LONGEST_PAUSE);
+    pause.max(interval * ALL_AGAIN)
+}
+
 /// Rows of the next look, by what the slice has managed and by what its commit has added to the log.
 fn next_rows(done: &Done, was_all: bool, added: u64, is_quiet: bool) -> u64 {
     let target = if is_quiet { ALONE_LOG } else { SLICE_LOG };
@@ -634,4 +647,20 @@ fn next_rows(done: &Done, was_all: bool, added: u64, is_quiet: bool) -> u64 {
         done.rows
     };
     fitting.clamp(LEAST_ROWS, MOST_ROWS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_stay_are_tried_again_by_the_time_that_they_took() {
+        let pause = |took, kept, tried| pause(INTERVAL, Duration::from_secs(took), kept, tried).as_secs();
+        assert_eq!(pause(0, 1, 1), 600);
+        assert_eq!(pause(100, 1000, 1000), 2000);
+        // The others have taken the most of it.
+        assert_eq!(pause(5000, 10, 1_000_000), 600);
+        assert_eq!(pause(5000, 300_000, 1_000_000), 3600);
+        assert_eq!(pause(100, 0, 0), 600);
+    }
 }
