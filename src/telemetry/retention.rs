@@ -65,7 +65,7 @@ struct Figures {
 pub(crate) struct FailingSweeps {
     pub(crate) site: CallSite,
     pub(crate) in_a_row: u64,
-    /// With the table. Contains no data from the database.
+    /// With the table. Contains no data from the database but a time.
     pub(crate) reason: String,
 }
 

@@ -292,16 +292,20 @@ impl Target {
         let stale = threshold(form, milliseconds, now, rule.keep.saturating_add(STALE));
         Ok(match self.check(&newest, form, milliseconds) {
             Err(refusal) => Age::Refused(refusal),
-            Ok(()) if is_before(&newest, &stale) => Age::Refused(self.refuse_stale()),
+            Ok(()) if is_before(&newest, &stale) => Age::Refused(self.refuse_stale(&newest, milliseconds, now)),
             Ok(()) => Age::Recent,
         })
     }
 
     /// A column all of whose times are far too old is refused when it is first looked at.
-    fn refuse_stale(&self) -> Refusal {
-        self.refusal(
-            "has no time of the last year before rows are too old, so its numbers may count from another time than 1970, or              be no times at all. If all rows are really that old and are to go, set RetainOptions::stale",
-        )
+    fn refuse_stale(&self, newest: &Value, milliseconds: bool, now: Duration) -> Refusal {
+        let (newest, now) = (shown(newest, milliseconds), shown_time(now));
+        self.refusal(&format!(
+            "has no time of the last year before rows are too old: the newest is {newest}, the clock says {now}. Is it \
+             right? If so, the numbers of the column may count from another time than 1970, or be no times at all. If all \
+             rows are really that old and are to go, set RetainOptions::stale, which Options::retain_with and \
+             Store::retain_with take"
+        ))
     }
 
     /// Returns the oldest rows that are older than the rule keeps them, at most so many, behind that position.
@@ -495,6 +499,29 @@ fn is_like(text: &str, pattern: &str) -> bool {
                 byte == like
             }
         })
+}
+
+/// A time of a column, for a message.
+fn shown(time: &Value, milliseconds: bool) -> String {
+    match time {
+        Value::Integer(time) => {
+            let time = time.unsigned_abs();
+            shown_time(if milliseconds {
+                Duration::from_millis(time)
+            } else {
+                Duration::from_secs(time)
+            })
+        }
+        Value::Text(text) => text.clone(),
+        _ => "no time".to_owned(),
+    }
+}
+
+fn shown_time(time: Duration) -> String {
+    match threshold(Form::Space, false, time, Duration::ZERO) {
+        Value::Text(text) => text,
+        _ => String::new(),
+    }
 }
 
 /// The time, in the form of the column, before which rows are too old. `now` is the time since 1970. A text is rounded down

@@ -603,16 +603,21 @@ fn values_that_are_no_times_delete_nothing() {
         );
         assert_eq!(count(&store), 50, "{at}");
     }
-    for (at, keep) in [
+    for (at, keep, newest) in [
         // Seconds since 1980 and since 2001, and 202604011200 as milliseconds.
-        ("unixepoch() - 315964800 + i", 30 * 24 * HOUR),
-        ("unixepoch() - 978307200 + i", 30 * 24 * HOUR),
-        ("'2010-04-01'", 400 * 24 * HOUR),
+        ("1400000000 - i / 10", 30 * 24 * HOUR, "2014-05-13 16:53:20"),
+        ("unixepoch() - 978307200 + i", 30 * 24 * HOUR, ""),
+        ("'2010-04-01'", 400 * 24 * HOUR, "2010-04-01"),
     ] {
         let store = store(TABLE);
         fill(&store, 50, at);
         let problem = refused(store.retain("t", "at", keep));
         assert!(problem.contains("RetainOptions::stale"), "{at}: {problem}");
+        assert!(problem.contains(&format!("the newest is {newest}")), "{at}: {problem}");
+        assert!(
+            problem.contains("the clock says 2") && !problem.contains("  "),
+            "{at}: {problem}"
+        );
         let stale = RetainOptions::new().stale(true);
         let _retention = store.retain_with(stale, "t", "at", keep).unwrap();
         until(&store, swept);
