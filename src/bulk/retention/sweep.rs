@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use rusqlite::ffi;
+
 use super::clock_guard::{ClockGuard, Held, LONGEST_HOLD, Reading};
 use super::look::{self, Age, OldRow, Position, Refusal, Target};
 use super::record::{self, Record};
@@ -23,7 +25,7 @@ use crate::bulk::feed::Feed;
 use crate::bulk::slice::{Budget, Done, Slice};
 use crate::bulk::{ALONE_LOG, LEAST_ROWS, OnViolation, PATIENCE, SLICE, SLICE_LOG};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, primary_code};
 use crate::options::{Settings, WhenFull};
 use crate::queue::Submission;
 use crate::queue::slot::Caller;
@@ -469,13 +471,19 @@ impl Sweeper {
         };
         let what = rule.what.clone();
         let order = WriteOrder::of_slice(self.settings.durability, false);
-        self.shared
+        let saved = self
+            .shared
             .enqueue_write(submission(rule), order, move |tx: &WriteTx<'_>| {
                 record::save(tx, &what, &record)
             })?
-            .wait()?;
-        clock.saved();
+            .wait();
         self.writes = self.telemetry.counters.writes.get();
+        match saved {
+            Ok(()) => clock.saved(),
+            // A full database has no room for it, and the sweep makes room. The next look tries it again.
+            Err(error) if clock.state().other.is_none() && is_full(&error) => (),
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -621,6 +629,10 @@ fn is_of_rows(error: &Error) -> bool {
                 ..
             }
         )
+}
+
+fn is_full(error: &Error) -> bool {
+    error.sqlite().and_then(primary_code) == Some(ffi::SQLITE_FULL)
 }
 
 fn site(rule: &Rule) -> CallSite {

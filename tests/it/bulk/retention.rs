@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use larder::rusqlite::Connection;
-use larder::{AlertKind, Error, Options, RetainOptions, Retention, RetentionStats, Stats, Store};
+use larder::{AlertKind, Error, Options, RetainOptions, Retention, RetentionStats, Role, Stats, Store};
 
 use crate::support::child::{Child, Task, listen, tell};
 use crate::support::{count, until};
@@ -520,6 +520,36 @@ fn look_that_finds_nothing_reads_a_few_pages() {
     let most = 12 * pages / 2;
     assert!(read(&stats) - before < most, "{} of {most}", read(&stats) - before);
     assert_eq!(count(&store), 50_000);
+}
+
+#[test]
+fn full_database_is_swept() {
+    let full = Options::new().on_connect(|conn, role| {
+        if role == Role::Writer {
+            conn.query_row("PRAGMA max_page_count = 60", [], |_| Ok(()))?;
+        }
+        Ok(())
+    });
+    let store = full.open_temp().unwrap();
+    run(&store, TABLE);
+    run(&store, "CREATE TABLE rest(data BLOB) STRICT");
+    let old = now() - 3700;
+    let insert = format!("INSERT INTO t(at, pad) VALUES ({old}, printf('%.100d', 1))");
+    let page = "INSERT INTO rest VALUES (zeroblob(3000))".to_owned();
+    for sql in [insert, page] {
+        let last = || {
+            let sql = sql.clone();
+            store.write(move |tx| tx.execute_batch(&sql))
+        };
+        while last().is_ok() {}
+    }
+    let create = store.write(|tx| tx.execute_batch("CREATE TABLE more(a)"));
+    assert!(create.is_err(), "there is room for a table");
+    let _retention = store.retain("t", "at", HOUR).unwrap();
+    until(&store, swept);
+    assert_eq!(count(&store), 0);
+    // There is room for it by now.
+    assert_eq!(count_of(&store, "larder_retention"), 1);
 }
 
 #[test]
