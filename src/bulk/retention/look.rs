@@ -196,6 +196,17 @@ impl Target {
         format!("DELETE FROM main.{table} WHERE rowid = ?2 AND {column} IS ?1")
     }
 
+    /// The number of these rows that are still there with their time.
+    pub(super) fn count_of(&self, tx: &ReadTx<'_>, rows: &[OldRow]) -> Result<u64> {
+        let Self { table, column, .. } = self;
+        let row = format!("SELECT 1 FROM main.{table} WHERE rowid = ?2 AND {column} IS ?1");
+        let mut count = 0;
+        for (time, rowid) in rows {
+            count += u64::from(tx.exists(&row, (time, rowid))?);
+        }
+        Ok(count)
+    }
+
     fn end(&self, direction: &str) -> String {
         let Self {
             table,

@@ -397,9 +397,14 @@ impl Sweeper {
             running.note(done.rows, done.took);
         }
         sweep.tried += done.rows;
-        sweep.kept += done.rows - deleted;
-        sweep.violating += done.skipped;
         let tried = usize::try_from(done.rows).map_or(&rows[..], |tried| &rows[..tried.min(rows.len())]);
+        let missed = done.rows - deleted;
+        if missed > 0 {
+            // Some may have been changed or deleted by others since the look.
+            let kept = self.read(|tx| target.count_of(tx, tried))?.min(missed);
+            sweep.kept += kept;
+            sweep.violating += done.skipped.min(kept);
+        }
         sweep.position = target.behind(tried, sweep.position.take());
         progress.minute.1 += done.rows;
         let now = self.telemetry.counters.wal_bytes.get();

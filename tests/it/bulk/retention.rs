@@ -703,6 +703,22 @@ fn rows_that_a_trigger_keeps_do_not_keep_a_sweep_going() {
     assert_eq!(stats.retention[0].rows_kept, 100);
 }
 
+/// Between the look and the deletion of a row, another one takes its place.
+#[test]
+fn row_that_has_changed_since_the_look_is_not_kept() {
+    let store = store(&format!(
+        "{TABLE};
+         CREATE TRIGGER pairs AFTER DELETE ON t WHEN old.id % 2 = 0 BEGIN
+             DELETE FROM t WHERE id = old.id + 1 AND id % 4 = 1;
+             UPDATE t SET at = unixepoch() WHERE id = old.id + 1;
+         END"
+    ));
+    fill(&store, 1001, &format!("{} + i", now() - 9000));
+    let _retention = store.retain("t", "at", HOUR).unwrap();
+    let stats = until(&store, swept);
+    assert_eq!((stats.retention[0].rows_kept, count(&store)), (0, 250));
+}
+
 #[test]
 fn table_with_many_old_rows_does_not_keep_others_waiting() {
     let store = store(&format!(
