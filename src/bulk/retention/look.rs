@@ -29,7 +29,8 @@ const EARLIEST: i64 = 100_000_000;
 /// makes more of a difference.
 const STALE: Duration = Duration::from_secs(365 * 86_400);
 
-/// Rows of one time that a sweep passes over, if the index does not order them. Behind them it goes on with the next time.
+/// Rows of one time that a sweep passes over, if the index does not order them. Behind them it goes on with the next time, and the
+/// next sweep begins from the start.
 const MAX_TIES: usize = 50_000;
 
 /// The time of a row, and its rowid.
@@ -54,6 +55,13 @@ pub(super) struct Position {
     rowid: i64,
     /// The rows of that time, of [`Ties::Unknown`].
     passed: HashSet<i64>,
+}
+
+impl Position {
+    /// Whether rows of that time may be passed over.
+    pub(super) fn is_full(&self) -> bool {
+        self.passed.len() >= MAX_TIES
+    }
 }
 
 /// The table, as its schema has it now.
@@ -333,7 +341,7 @@ impl Target {
         let before = threshold(form, milliseconds, now, rule.keep);
         let mut rows: Vec<OldRow> = Vec::new();
         if let (Some(position), Some(tied)) = (position, self.tied())
-            && position.passed.len() < MAX_TIES
+            && !position.is_full()
         {
             let with_passed = whole(limit).saturating_add(position.passed.len() as i64);
             rows = tx.all(&tied, (&before, with_passed, &position.time, position.rowid))?;

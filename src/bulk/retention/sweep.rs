@@ -123,8 +123,18 @@ struct Sweep {
     violating: u64,
     /// Whether it began with the oldest row.
     is_whole: bool,
+    /// Whether it may have passed over rows that it has not tried.
+    has_gaps: bool,
     began: Duration,
     running: Option<Running>,
+}
+
+/// What a sweep has left.
+#[derive(Default)]
+struct Ended {
+    kept: u64,
+    violating: u64,
+    has_gaps: bool,
 }
 
 /// Old rows that have not gone.
@@ -187,16 +197,22 @@ impl Progress {
             kept: left.map_or(0, |left| left.rows),
             violating: left.map_or(0, |left| left.violating),
             is_whole: left.is_none(),
+            has_gaps: false,
             began: now,
             running: None,
         })
     }
 
-    /// Ends the sweep. Returns the number of old rows that it has left, and of those that a constraint keeps.
-    fn end(&mut self, interval: Duration) -> (u64, u64) {
+    /// Ends the sweep. The next one begins behind the old rows that it has left.
+    fn end(&mut self, interval: Duration) -> Ended {
         let Some(sweep) = self.sweep.take() else {
             self.left = None;
-            return (0, 0);
+            return Ended::default();
+        };
+        let ended = Ended {
+            kept: sweep.kept,
+            violating: sweep.violating,
+            has_gaps: sweep.has_gaps,
         };
         let now = uptime();
         let took = now.saturating_sub(sweep.began);
@@ -204,13 +220,14 @@ impl Progress {
             Some(left) if !sweep.is_whole => left.again,
             _ => now.saturating_add(pause(interval, took, sweep.kept, sweep.tried)),
         };
-        self.left = sweep.position.filter(|_| sweep.kept > 0).map(|behind| Left {
+        let behind = sweep.position.filter(|_| sweep.kept > 0 && !sweep.has_gaps);
+        self.left = behind.map(|behind| Left {
             rows: sweep.kept,
             violating: sweep.violating,
             behind,
             again,
         });
-        (sweep.kept, sweep.violating)
+        ended
     }
 
     /// The sweep has failed: the table may be another.
@@ -283,9 +300,15 @@ impl Sweeper {
             Ok(Turn::GoesOn) => Duration::ZERO,
             Ok(Turn::MinuteIsOver) => progress.minute.0.saturating_add(MINUTE).saturating_sub(uptime()),
             Ok(Turn::Ended) => {
-                let (kept, violating) = progress.end(interval);
+                let Ended {
+                    kept,
+                    violating,
+                    has_gaps,
+                } = progress.end(interval);
                 self.telemetry.retention.kept(rule.number, kept);
-                if violating == 0 {
+                if has_gaps && violating == 0 {
+                    interval
+                } else if violating == 0 {
                     self.telemetry.retention.succeeded(rule.number);
                     interval
                 } else {
@@ -406,6 +429,7 @@ impl Sweeper {
             sweep.violating += done.skipped.min(kept);
         }
         sweep.position = target.behind(tried, sweep.position.take());
+        sweep.has_gaps |= sweep.position.as_ref().is_some_and(Position::is_full);
         progress.minute.1 += done.rows;
         let now = self.telemetry.counters.wal_bytes.get();
         // The log may have begun from its start.
