@@ -401,10 +401,12 @@ impl Target {
                  correct it"
             }
             Value::Integer(TOO_LARGE..) => {
-                "has a time that is neither in seconds nor in milliseconds, but larger: correct it"
+                "has a time that is neither in seconds nor in milliseconds, but larger: correct it, or make it NULL, if it \
+                 stands for never"
             }
             Value::Integer(UNITS..) if !milliseconds => {
-                "has a time that is in milliseconds rather than in seconds: set RetainOptions::milliseconds, or correct it"
+                "has a time that is in milliseconds rather than in seconds: set RetainOptions::milliseconds, or correct it, \
+                 or make it NULL, if it stands for never"
             }
             Value::Integer(..EARLIEST) => {
                 "has an integer that is no time in seconds since 1970, or one before March 1973, such as a key, a number of \

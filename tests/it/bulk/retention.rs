@@ -303,7 +303,13 @@ fn times_of_another_form_are_refused_and_stay() {
         );
         assert_eq!(count(&store), 2);
     }
-    let store = store(TABLE);
+    // The year 9999 in seconds, which milliseconds would not mend.
+    let store = self::store(TABLE);
+    fill(&store, 10, &old.to_string());
+    fill(&store, 1, "unixepoch('9999-12-31')");
+    let told = refused(store.retain("t", "at", HOUR));
+    assert!(told.contains("or make it NULL, if it stands for never"), "{told}");
+    let store = self::store(TABLE);
     fill(&store, 10, &format!("{old} - i"));
     let milliseconds = RetainOptions::new().milliseconds(true);
     let told = refused(store.retain_with(milliseconds, "t", "at", HOUR));
