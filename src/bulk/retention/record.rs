@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::RetainRule;
 use super::clock_guard::{Other, State};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::transaction::{ReadTx, WriteTx};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS main.larder_retention(
@@ -13,6 +13,9 @@ const CREATE: &str = "CREATE TABLE IF NOT EXISTS main.larder_retention(
     other_time_ms INTEGER, held_ms INTEGER, boot TEXT NOT NULL, uptime_ms INTEGER NOT NULL, checked INTEGER NOT NULL,
     PRIMARY KEY (table_name, column_name)
 ) STRICT, WITHOUT ROWID";
+
+/// Those of the table, in their order.
+const COLUMNS: &str = "table_name,column_name,time_ms,other_time_ms,held_ms,boot,uptime_ms,checked";
 
 #[derive(Clone, Debug)]
 pub(super) struct Record {
@@ -24,10 +27,24 @@ pub(super) struct Record {
 /// Finds the record of a rule.
 pub(super) fn find(tx: &ReadTx<'_>, rule: &RetainRule) -> Result<Option<Record>> {
     if !tx.exists(
-        "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'larder_retention'",
+        "SELECT 1 FROM main.sqlite_schema WHERE name = 'larder_retention' COLLATE NOCASE",
         [],
     )? {
         return Ok(None);
+    }
+    let columns = tx.scalar(
+        "SELECT group_concat(name) FROM pragma_table_info('larder_retention', 'main')",
+        [],
+    );
+    let columns: Option<String> = columns?;
+    if columns.as_deref() != Some(COLUMNS) {
+        return Err(Error::Options {
+            option: "retain",
+            problem:
+                "larder keeps what it knows of the clock in the table larder_retention, and this database has another \
+                      of that name: rename it"
+                    .into(),
+        });
     }
     let record = "SELECT time_ms, other_time_ms, held_ms, boot, uptime_ms, checked FROM main.larder_retention
                   WHERE table_name = ?1 AND column_name = ?2";

@@ -887,7 +887,12 @@ fn record_that_makes_no_sense_is_a_jump_or_another_boot() {
     run(&store, "CREATE TABLE larder_retention(a)");
     fill(&store, 10, &format!("{} + i", now() - 4000));
     let _retention = store.retain("t", "at", HOUR).unwrap();
-    until(&store, |stats| failed(stats).is_some());
+    let stats = until(&store, |stats| failed(stats).is_some());
+    let problem = failed(&stats).unwrap().last_error.as_ref().unwrap();
+    assert!(
+        problem.contains("larder_retention") && problem.ends_with("rename it"),
+        "{problem}"
+    );
     assert_eq!(count(&store), 10);
 }
 
