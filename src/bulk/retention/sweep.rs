@@ -319,6 +319,8 @@ impl Sweeper {
             }
             Ok(Turn::Refused(refusal)) => {
                 progress.fail();
+                // No row is deleted by any clock.
+                self.telemetry.retention.clock(rule.number, None, false);
                 self.failed(rule, refusal, "options", false);
                 retry
             }

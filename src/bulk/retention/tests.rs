@@ -159,3 +159,20 @@ fn trusted_clock_is_followed_at_once() {
     sweeps(&store);
     assert_eq!((ahead(&store), rows(&store)), (Some(YEAR), 1));
 }
+
+#[test]
+fn table_that_is_dropped_has_no_held_clock() {
+    static MACHINE: Machine = AtomicU64::new(START << 32 | DAY);
+    let store = store();
+    insert(&store, START);
+    let _retention = retain(&store, || reading(&MACHINE));
+    sweeps(&store);
+    MACHINE.fetch_add(YEAR << 32, SeqCst);
+    until("the jump", || ahead(&store) == Some(YEAR));
+    store.write(|tx| tx.execute_batch("ALTER TABLE t RENAME TO u")).unwrap();
+    until("no clock", || ahead(&store).is_none());
+    // It is still held.
+    store.write(|tx| tx.execute_batch("ALTER TABLE u RENAME TO t")).unwrap();
+    until("the clock", || ahead(&store) == Some(YEAR));
+    assert_eq!(rows(&store), 1);
+}
