@@ -176,3 +176,18 @@ fn table_that_is_dropped_has_no_held_clock() {
     until("the clock", || ahead(&store) == Some(YEAR));
     assert_eq!(rows(&store), 1);
 }
+
+/// A sweep passes over a part of them, of an index that does not order them.
+#[test]
+fn many_rows_of_one_time_go() {
+    let store = Store::open_temp().unwrap();
+    let table = "CREATE TABLE t(at INTEGER NOT NULL, n INTEGER) STRICT; CREATE INDEX t_by_at ON t(at, n);
+                 WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 2000)
+                     INSERT INTO t SELECT unixepoch() - 100, i FROM i";
+    store.write(move |tx| tx.execute_batch(table)).unwrap();
+    let _retention = store.retain("t", "at", KEEP).unwrap();
+    until("the end of a sweep", || {
+        store.stats().retention[0].last_sweep_ago.is_some()
+    });
+    assert_eq!(rows(&store), 0);
+}

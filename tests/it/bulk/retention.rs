@@ -211,16 +211,6 @@ fn rows_of_one_time_are_bounded_as_well() {
     assert_eq!(count(&store), 4700);
 }
 
-/// The sweep passes over at most 50,000 of them, of an index that does not order them.
-#[test]
-fn many_rows_of_one_time_go() {
-    let store = store("CREATE TABLE t(id INTEGER PRIMARY KEY, at, pad TEXT); CREATE INDEX t_by_at ON t(at, id)");
-    fill(&store, 55_000, &(now() - 100).to_string());
-    let _retention = store.retain_with(often(), "t", "at", SECOND).unwrap();
-    let stats = until(&store, swept);
-    assert_eq!((stats.retention[0].rows, count(&store)), (55_000, 0));
-}
-
 #[test]
 fn tables_that_cannot_be_swept_are_refused() {
     let store = store(
