@@ -396,10 +396,11 @@ impl Writer {
     fn finish_groups(&mut self) {
         self.save_log_if_wanted();
         self.fail_locked_out();
+        // First, because it may leave events, and nothing may wake this thread for them later.
+        self.take_side_checkpoint();
         self.report_slow();
         self.emit_deferred();
         self.take_turn_of_keeper();
-        self.take_side_checkpoint();
         if let Some(mode) = self.due_checkpoint()
             && !self.hand_over(mode)
         {
