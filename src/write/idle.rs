@@ -58,6 +58,10 @@ impl Writer {
         if self.shared.poison.get().is_some() || self.options.read_only {
             return None;
         }
+        // The end of that checkpoint wakes the writer thread.
+        if self.side.is_running() || self.side.has_slices() {
+            return None;
+        }
         let idle = self.last_used + IDLE;
         let is_open = !self.conn.is_autocommit();
         if is_open || self.side.has_thread() || !self.checkpointer.is_empty() || self.may_vacuum(now) {

@@ -18,8 +18,9 @@
 //! # Who owns what
 //!
 //! The thread owns its connection, which runs no SQL but this PRAGMA: no user's SQL, no `on_connect`. It lives from the
-//! first checkpoint that is due during a bulk job until no slice has come for [`BULK`] and the store is idle or the next
-//! checkpoint is due. One request at a time goes through `handover.rs`. All bookkeeping (`checkpointer.rs`, counters,
+//! first checkpoint that is due during a bulk job until no slice has come for [`BULK`], none waits, no checkpoint runs,
+//! and the store is idle or the next checkpoint is due. However long a checkpoint takes, there is no idle maintenance
+//! beside it. One request at a time goes through `handover.rs`. All bookkeeping (`checkpointer.rs`, counters,
 //! events) is the writer thread's. Two checkpoints never run at once: [`Writer::finish_side_checkpoint`] waits for the
 //! thread before the writer thread makes any checkpoint itself.
 //!
@@ -73,7 +74,7 @@ use crate::queue::pending::Queue;
 use crate::read::Readers;
 use crate::telemetry::event::event;
 
-/// How long after its last slice a bulk job counts as running.
+/// How long after its last slice a bulk job counts as running. While a checkpoint runs or a slice waits, it runs, too.
 const BULK: Duration = Duration::from_secs(1);
 
 /// Steps of the log from which it is drained, or eighths of `wal_limit`.
@@ -146,8 +147,13 @@ impl SideCheckpoints {
         std::mem::take(&mut self.slices)
     }
 
+    /// Whether slices wait for the writer thread.
+    pub(super) fn has_slices(&self) -> bool {
+        !self.slices.is_empty()
+    }
+
     fn bulk_runs(&self) -> bool {
-        self.last_slice.is_some_and(|last| last.elapsed() < BULK)
+        self.is_running() || self.has_slices() || self.last_slice.is_some_and(|last| last.elapsed() < BULK)
     }
 
     fn stop_draining(&mut self) {
