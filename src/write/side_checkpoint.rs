@@ -183,7 +183,13 @@ impl Writer {
 
     /// The first job of the next group. A slice that has waited was there before those in the queue.
     pub(super) fn take_next(&mut self) -> Option<WriteJob> {
-        if self.carried.is_none() && !self.side.slices.is_empty() && !self.holds_slices() {
+        if self.side.has_slices() && !self.holds_slices() {
+            match self.carried.take() {
+                // It has come after them.
+                Some(WriteJob::Grouped(job)) if job.order().is_slice => self.side.slices.push_back(job.into()),
+                Some(other) => return Some(other),
+                None => {}
+            }
             return self.side.slices.pop_front();
         }
         self.take_job()

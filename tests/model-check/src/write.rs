@@ -239,7 +239,12 @@ impl Writer {
     }
 
     fn take_next(&mut self) -> Option<WriteJob> {
-        if self.carried.is_none() && !self.slices.is_empty() && !self.holds_slices() {
+        if !self.slices.is_empty() && !self.holds_slices() {
+            match self.carried.take() {
+                Some(WriteJob::Grouped(job)) if job.order().is_slice => self.slices.push_back(job.into()),
+                Some(other) => return Some(other),
+                None => {}
+            }
             return self.slices.pop_front();
         }
         self.take_job()
