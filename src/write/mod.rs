@@ -421,16 +421,20 @@ impl Writer {
         if queue.is_closed() && self.time_to_close_is_over() {
             return Next::Closed;
         }
-        if self.shared.queue.is_closed() {
-            // The slices that were held back come before the end.
-            self.finish_side_checkpoint();
+        let mut next = self.take_next();
+        if next.is_none() && self.side.has_slices() && self.shared.queue.is_closed() {
+            // Slices that were held back come before the end, if there is time.
+            if !self.side_checkpoint_ends_in_time() {
+                return Next::Closed;
+            }
+            next = self.take_next();
         }
-        if let Some(job) = self.take_next() {
+        if let Some(job) = next {
             self.shared.queue.spin().set_hot(true);
             return Next::Job(job);
         }
         let queue = &self.shared.queue;
-        if self.holds_slices() {
+        if self.holds_slices() && !queue.is_closed() {
             // It is summoned when the checkpoint is over.
             return Next::Idle;
         }
@@ -457,7 +461,7 @@ impl Writer {
         self.shared.queue.pop()
     }
 
-    fn time_to_close_is_over(&self) -> bool {
+    pub(super) fn time_to_close_is_over(&self) -> bool {
         self.shared
             .closing
             .deadline()

@@ -25,8 +25,9 @@ impl Writer {
             .closing
             .deadline()
             .unwrap_or_else(|| later(began, self.options.close_timeout));
-        self.end_side_checkpoints();
+        // First, because the checkpoint that runs may take longer than these may wait.
         let discarded = self.discard_rest();
+        self.end_side_checkpoints();
         if let Some(change) = self.shared.file.look() {
             self.shared.file_changed(&change);
         }

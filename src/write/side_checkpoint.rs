@@ -44,9 +44,10 @@
 //!
 //! # Closing, exclusive jobs, and others
 //!
-//! - **Closing** waits for the running checkpoint, as it would for its own; the caller of `close` waits for its deadline at
-//!   most. Then the thread ends, and its connection is closed before the writing one. Slices that were held back run, or
-//!   reply `Closed` once the time is over.
+//! - **Closing** runs the queued writes without waiting for the running checkpoint. Slices that were held back run once it
+//!   is over, or reply `Closed` once the time is over. Only then does the writer thread wait for it without a limit, as it
+//!   would for its own; the caller of `close` waits for its deadline at most. Then the thread ends, and its connection is
+//!   closed before the writing one.
 //! - **Exclusive jobs** (a migration's step, `VACUUM`), saving the log of a file that has lost its name, and idle
 //!   maintenance end the thread first.
 //! - **The readers' keeper** stands aside for the time of the checkpoint, as for any.
@@ -88,6 +89,9 @@ const ROUNDS: u32 = 4;
 
 /// The time between two interrupts of a checkpoint that is to stop.
 const INTERRUPTS: Duration = Duration::from_millis(1);
+
+/// The time between two looks at the deadline of closing.
+const LOOKS: Duration = Duration::from_millis(10);
 
 /// The part of a step that the writer thread moves itself.
 const SMALL: u32 = 8;
@@ -267,6 +271,28 @@ impl Writer {
         if let Some(outcome) = outcome {
             self.side_checkpoint_ended(outcome);
         }
+    }
+
+    /// For a closing store: waits for the checkpoint that runs until the time to close is over. Returns false if it is over
+    /// first.
+    pub(super) fn side_checkpoint_ends_in_time(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let ends = shared.queue.spin().blocking_section(|| {
+            let Some(thread) = self.side.thread.as_ref().filter(|_| self.side.is_running()) else {
+                return true;
+            };
+            // Another call of `close` may bring the deadline forward.
+            while !thread.handover.is_over_within(LOOKS) {
+                if self.time_to_close_is_over() {
+                    return false;
+                }
+            }
+            true
+        });
+        if ends {
+            self.finish_side_checkpoint();
+        }
+        ends
     }
 
     /// For a store that is poisoned now: has the checkpoint that runs end before its next page, and waits for that, so that

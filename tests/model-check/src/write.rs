@@ -40,6 +40,7 @@ use seat::{LONE_GROUPS, Rest};
 
 const GROUP_JOBS: usize = 3;
 const IDLE: Duration = Duration::from_secs(1);
+const LOOKS: Duration = Duration::from_millis(10);
 
 pub(crate) struct Writer {
     shared: Arc<Shared>,
@@ -155,15 +156,19 @@ impl Writer {
         if queue.is_closed() && self.time_to_close_is_over() {
             return Next::Closed;
         }
-        if self.shared.queue.is_closed() {
-            self.finish_side_checkpoint();
+        let mut next = self.take_next();
+        if next.is_none() && !self.slices.is_empty() && self.shared.queue.is_closed() {
+            if !self.side_checkpoint_ends_in_time() {
+                return Next::Closed;
+            }
+            next = self.take_next();
         }
-        if let Some(job) = self.take_next() {
+        if let Some(job) = next {
             self.shared.queue.spin().set_hot(true);
             return Next::Job(job);
         }
         let queue = &self.shared.queue;
-        if self.holds_slices() {
+        if self.holds_slices() && !queue.is_closed() {
             return Next::Idle;
         }
         if queue.is_closed() {
@@ -203,6 +208,18 @@ impl Writer {
         if self.side_runs && self.side.as_ref().is_some_and(|side| side.take().is_some()) {
             self.side_runs = false;
         }
+    }
+
+    fn side_checkpoint_ends_in_time(&mut self) -> bool {
+        if self.side_runs {
+            while !self.side.as_ref().is_some_and(|side| side.is_over_within(LOOKS)) {
+                if self.time_to_close_is_over() {
+                    return false;
+                }
+            }
+        }
+        self.finish_side_checkpoint();
+        true
     }
 
     fn finish_side_checkpoint(&mut self) {
@@ -362,10 +379,10 @@ impl Writer {
     }
 
     pub(crate) fn close(mut self) {
-        self.end_side_checkpoints();
         let left = self.carried.take().into_iter().chain(mem::take(&mut self.slices));
         let discarded = left.filter(|job| !job.is_withdrawn()).count() as u64;
         self.shared.queue.discard();
+        self.end_side_checkpoints();
         self.readers.close();
         self.shared.replica.closed();
         self.shared.closing.report(CloseReport {
