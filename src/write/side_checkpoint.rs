@@ -8,7 +8,8 @@
 //! ```text
 //! the writer thread                                        larder-checkpoint
 //!   finish_groups: a checkpoint is due, a bulk job runs
-//!     hand_over      ------------------------------------>   opens its connection, at the first request
+//!     hand_over      ------------------------------------>   the first request: opens its connection, moves nothing
+//!                                                            each further one:
 //!   serves writes, and slices while the log is short         PRAGMA wal_checkpoint(PASSIVE), a sync of the database
 //!                                                            on a disk error: poisons the store
 //!     take_side_checkpoint  <-----------------------------   leaves the result, summons the writer thread
@@ -37,7 +38,10 @@
 //!
 //! An I/O error poisons the store *on this thread*, before the result is handed back, so no later checkpoint repeats a
 //! failed sync, and a commit that returns after it is not acknowledged (`Writer::commit_transaction`). Linux also reports
-//! a failed sync to each descriptor of the file, so a commit of `FULL` that comes in between fails by itself. Any other
+//! a failed sync to each descriptor of the file that is open then, so a commit of `FULL` that comes in between fails by
+//! itself. A descriptor that is opened later has no word of it, and would copy frames that the disk has lost. So the first
+//! request only opens the connection: the writer thread asks between two groups, so a sync of its own that failed before
+//! the connection was open has poisoned the store by the second request. Any other
 //! error (a full disk) is retried when the log has grown, as on the writer thread. If the connection cannot be opened,
 //! the writer thread makes the checkpoints as without a bulk job. If a COMMIT poisons the store, the writer thread
 //! interrupts the checkpoint and waits for it before any caller learns of the poison. A panic goes on, on the writer thread, and ends the store.
@@ -123,6 +127,8 @@ struct CheckpointThread {
 
 /// The result of a checkpoint.
 enum Outcome {
+    /// The connection is open, and nothing was moved.
+    Opened,
     Moved(Row),
     /// The store was poisoned already.
     Nothing,
@@ -335,6 +341,12 @@ impl Writer {
                 self.note_progress(Mode::Passive, progress);
                 return;
             }
+            Outcome::Opened => {
+                // The request that moves something follows at once.
+                self.side.rounds = self.side.rounds.saturating_sub(1);
+                self.side.note_slice(Instant::now());
+                return;
+            }
             Outcome::Nothing => self.checkpointer.beside_failed(),
             Outcome::NotOpened(error) => {
                 self.side.is_unusable = true;
@@ -439,7 +451,8 @@ impl Server {
                 Ok(opened) => {
                     // The thread has one connection.
                     let _ = self.interrupt.set(opened.conn().get_interrupt_handle());
-                    none.insert(opened)
+                    *none = Some(opened);
+                    return Outcome::Opened;
                 }
                 Err(error) => return Outcome::NotOpened(error),
             },
