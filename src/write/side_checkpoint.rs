@@ -44,7 +44,9 @@
 //! the connection was open has poisoned the store by the second request. Any other
 //! error (a full disk) is retried when the log has grown, as on the writer thread. If the connection cannot be opened,
 //! the writer thread makes the checkpoints as without a bulk job. If a COMMIT poisons the store, the writer thread
-//! interrupts the checkpoint and waits for it before any caller learns of the poison. A panic goes on, on the writer thread, and ends the store.
+//! interrupts the checkpoint and waits for it before any caller learns of the poison; an interrupt ends the copying of
+//! pages, but that wait lasts as long as a sync that has begun. If another thread poisons the store, the writer thread does
+//! so before its next job. A panic goes on, on the writer thread, and ends the store.
 //!
 //! # Closing, exclusive jobs, and others
 //!
@@ -461,14 +463,18 @@ impl Server {
             let _aside = self.readers.stand_aside();
             attempt_passive(connection.conn())
         };
-        if self.shared.poison.get().is_some() {
-            return Outcome::Nothing;
-        }
-        match done.and_then(|row| self.sync_database().map(|()| row)) {
-            Ok(row) => Outcome::Moved(row),
+        let is_poisoned = || self.shared.poison.get().is_some();
+        let done = match done {
+            Ok(row) if !is_poisoned() => self.sync_database().map(|()| row),
+            done => done,
+        };
+        match done {
+            // Also in a store that is poisoned: the next opening has to know that a sync may have failed.
             Err(error) if primary_code(&error) == Some(ffi::SQLITE_IOERR) => {
                 Outcome::Poisoned(self.shared.disk_failed(error))
             }
+            _ if is_poisoned() => Outcome::Nothing,
+            Ok(row) => Outcome::Moved(row),
             Err(error) => Outcome::Failed(error),
         }
     }
