@@ -394,6 +394,9 @@ impl Writer {
 
     /// What comes between two groups, and after those of callers: events, and a checkpoint if one is due.
     fn finish_groups(&mut self) {
+        if self.shared.poison.get().is_some() {
+            self.stop_side_checkpoint();
+        }
         self.save_log_if_wanted();
         self.fail_locked_out();
         // First, because it may leave events, and nothing may wake this thread for them later.

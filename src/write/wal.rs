@@ -340,8 +340,9 @@ impl Shared {
         // Without its locks the store must not write to the database either.
         if !matches!(change, FileChange::Unlocked(..)) {
             self.log_wants_saving.store(true, Ordering::Release);
-            self.queue.summon();
         }
+        // It stops a checkpoint beside a bulk job, too.
+        self.queue.summon();
         // Last, because a subscriber may be slow.
         event!(
             error,
