@@ -333,7 +333,7 @@ impl Checkpointer {
         let progress = Progress {
             busy,
             log: log.unwrap_or(self.log),
-            moved: moved.unwrap_or(0),
+            moved: moved.unwrap_or(self.moved),
         };
         if started.restarts != self.restarts {
             // Everything was moved, and the log has begun from its start since.

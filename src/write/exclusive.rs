@@ -183,6 +183,7 @@ impl Writer {
         let queue = &self.shared.queue;
         queue.length() == 0
             && self.carried.is_none()
+            && !self.side.has_slices()
             && !queue.is_closed()
             && self.shared.poison.get().is_none()
             && self.spoiled.is_none()
