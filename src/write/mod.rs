@@ -400,14 +400,16 @@ impl Writer {
         self.save_log_if_wanted();
         self.fail_locked_out();
         // First, because it may leave events, and nothing may wake this thread for them later.
-        self.take_side_checkpoint();
+        let ended = self.take_side_checkpoint();
         self.report_slow();
         self.emit_deferred();
         self.take_turn_of_keeper();
-        if let Some(mode) = self.due_checkpoint()
-            && !self.hand_over(mode)
-        {
+        let due = self.due_checkpoint();
+        let is_made = due.is_some_and(|mode| !self.hand_over(mode));
+        if is_made && let Some(mode) = due {
             self.checkpoint(mode, PATIENCE);
+        }
+        if is_made || (ended && !self.side.is_running() && self.shared.poison.get().is_none()) {
             self.run_overdue_maintenance();
             self.emit_deferred();
         }

@@ -255,14 +255,16 @@ impl Writer {
         }
     }
 
-    /// Takes the result of a checkpoint that is over.
-    pub(super) fn take_side_checkpoint(&mut self) {
+    /// Takes the result of a checkpoint that is over. Returns whether there was one.
+    pub(super) fn take_side_checkpoint(&mut self) -> bool {
         if self.side.is_running()
             && let Some(thread) = &self.side.thread
             && let Some(outcome) = thread.handover.take()
         {
             self.side_checkpoint_ended(outcome);
+            return true;
         }
+        false
     }
 
     /// Waits for the checkpoint that runs, if one does.
