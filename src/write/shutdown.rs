@@ -28,6 +28,7 @@ impl Writer {
         // First, because the checkpoint that runs may take longer than these may wait.
         let discarded = self.discard_rest();
         self.end_side_checkpoints();
+        self.emit_deferred();
         if let Some(change) = self.shared.file.look() {
             self.shared.file_changed(&change);
         }
