@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::{blocker, write_or_fail};
+use crate::support::{blocker, log, write_or_fail};
 use larder::rusqlite::ffi::SQLITE_IOERR_WRITE;
 use larder::rusqlite::{self, ErrorCode};
 use larder::{Error, Options, Outcome, Role, Store, WriteOptions, WriteTx};
@@ -31,6 +31,7 @@ pub(crate) fn child(task: &child::Task) {
         "a statement that does not fit" => statement_that_does_not_fit(path),
         "a checkpoint that does not fit" => checkpoint_that_does_not_fit(path),
         "a checkpoint beside a bulk job that does not fit" => checkpoint_beside_bulk_job_that_does_not_fit(path),
+        "a checkpoint that does not fit, and no write after it" => checkpoint_that_does_not_fit_and_no_write(path),
         "a close that does not fit" => close_that_does_not_fit(path),
         "an opening whose log cannot be written again" => opening_whose_log_cannot_be_written_again(path),
         other => panic!("no role {other:?}"),
@@ -257,6 +258,21 @@ fn checkpoint_beside_bulk_job_that_does_not_fit(path: &Path) {
     tell(last);
 }
 
+fn checkpoint_that_does_not_fit_and_no_write(path: &Path) {
+    log::collect();
+    let store = Options::new().checkpoint_pages(1).mmap_size(0).open(path).unwrap();
+    let last: i64 = store
+        .read(|tx| tx.query_row("SELECT max(id) FROM t", [], |row| row.get(0)))
+        .unwrap();
+    let touch = "UPDATE t SET data = 'touched' WHERE id = ?1";
+    assert_eq!(store.bulk().insert(touch, [(last,)]).run().unwrap().rows, 1);
+    let event = log::wait_for(|event| event.target == "larder::poison");
+    assert_eq!(event.field("error.type"), Some("poisoned"), "{event:?}");
+    assert_poisoned(&store.write(|_| Ok(())).unwrap_err());
+    assert_log_is_kept(&store, path);
+    tell(last);
+}
+
 fn close_that_does_not_fit(path: &Path) {
     // As above, with the first checkpoint at the close.
     let store = Options::new().mmap_size(0).open(path).unwrap();
@@ -401,6 +417,11 @@ fn failed_checkpoint_poisons_and_log_keeps_rows() {
 #[test]
 fn failed_checkpoint_beside_bulk_job_poisons_and_log_keeps_rows() {
     a_row_past_the_limit_is_recovered("a checkpoint beside a bulk job that does not fit");
+}
+
+#[test]
+fn failed_checkpoint_is_reported_without_another_write() {
+    a_row_past_the_limit_is_recovered("a checkpoint that does not fit, and no write after it");
 }
 
 #[test]
