@@ -43,6 +43,8 @@ pub struct Keys<P> {
     values: Arc<P>,
     /// Number of values.
     count: usize,
+    /// The largest number of a parameter: as many values are wanted.
+    wanted: usize,
     plan: Option<Plan>,
     /// Keys that were read and not yet given.
     ready: std::vec::IntoIter<Key>,
@@ -102,12 +104,14 @@ impl<P: BulkRow + Sync> Keys<P> {
     fn new(store: &Handle, table: &str, set: Option<&str>, condition: &str, values: P) -> Self {
         let mut largest = 0;
         let set = set.map(|set| numbered(set, &mut largest));
+        let condition = numbered(condition, &mut largest);
         Self {
             store: store.clone(),
             table: table.to_owned(),
             set,
-            condition: numbered(condition, &mut largest),
+            condition,
             count: values.with_values(|values| values.len()),
+            wanted: largest,
             values: Arc::new(values),
             plan: None,
             ready: Vec::new().into_iter(),
@@ -226,7 +230,22 @@ impl<P: BulkRow + Sync> Keys<P> {
                 )));
             }
         }
-        Ok(())
+        self.check_count()
+    }
+
+    /// With too few values a parameter of the condition would get the key of the walk.
+    fn check_count(&self) -> Result<()> {
+        if self.wanted == self.count {
+            return Ok(());
+        }
+        let parts = match &self.set {
+            Some(set) => format!("`{set}` and `{}`", self.condition),
+            None => format!("`{}`", self.condition),
+        };
+        Err(self.wrong(format!(
+            "the parameters of {parts} want {} values, and {} are given",
+            self.wanted, self.count
+        )))
     }
 
     /// The walk would meet a row again whose key is set.
@@ -481,7 +500,7 @@ fn numbered(sql: &str, largest: &mut usize) -> String {
         match sql[done..done + digits].parse() {
             Ok(number) => *largest = (*largest).max(number),
             Err(_) => {
-                *largest += 1;
+                *largest = largest.saturating_add(1);
                 result.push_str(&largest.to_string());
             }
         }

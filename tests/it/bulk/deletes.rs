@@ -243,3 +243,35 @@ fn rows_that_triggers_add_do_not_keep_it_going() {
     assert_eq!(report.rows, 10_000);
     assert_eq!(rows_where(&store, "n = 1"), 10_000);
 }
+
+/// With too few, the last parameter would be the key of the walk, and other rows would go.
+#[test]
+fn number_of_values_is_that_of_the_parameters() {
+    let store = store(100);
+    let refused = |result: larder::Result<larder::BulkReport>, verb: &str, numbers: &str| {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains(verb) && error.contains(numbers), "{error}");
+    };
+    for condition in ["at < ? AND n < ?", "at < ?1 AND n < ?2", "at < ?2"] {
+        let result = store.bulk().delete("t", condition, (5,)).run();
+        refused(result, "Bulk::delete", "want 2 values, and 1 are given");
+        let result = store.bulk().delete("t", condition, (5, 5, 5)).run();
+        refused(result, "Bulk::delete", "want 2 values, and 3 are given");
+        let result = store.bulk().update("t", "kind = 'x'", condition, (5,)).run();
+        refused(result, "Bulk::update", "want 2 values, and 1 are given");
+    }
+    let result = store.bulk().update("t", "n = ?", "at < ?", (5,)).run();
+    refused(result, "Bulk::update", "want 2 values, and 1 are given");
+    let result = store.bulk().update("t", "n = ?2", "at < ?1", (5,)).run();
+    refused(result, "Bulk::update", "want 2 values, and 1 are given");
+    let result = store.bulk().delete("t", "at < :at", (5,)).run();
+    refused(result, "Bulk::delete", "named parameter");
+    assert_eq!((count(&store), rows_where(&store, "n = 0 AND kind <> 'x'")), (100, 100));
+    // A value may be used twice, and by both parts.
+    let report = store
+        .bulk()
+        .update("t", "n = ?1", "at < ?1 AND n < ?1", (5,))
+        .run()
+        .unwrap();
+    assert_eq!((report.rows, rows_where(&store, "n = 5")), (5, 5));
+}
