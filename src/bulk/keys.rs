@@ -53,7 +53,8 @@ pub struct Keys<P> {
     window: i64,
     /// The end of the walk. `None` if it has ended.
     last: Option<Key>,
-    /// Keys that the index has given twice: their rows cannot go, and are not looked at once more.
+    /// Keys whose rows cannot go, or may not: the index has given them twice, or last before a walk. They are not looked at
+    /// once more.
     stuck: HashSet<Key>,
     /// The walk begins once all rows so far are committed.
     settles: bool,
@@ -265,13 +266,19 @@ impl<P: BulkRow + Sync> Keys<P> {
         let Some(Plan { key, by_index }) = self.plan.take() else {
             return Ok(false);
         };
+        let searched = by_index.is_some();
         let (keys, by_index) = match by_index {
             Some(before) => self.search(&key, before)?,
             None => (self.walk(&key)?, None),
         };
+        let walks_next = searched && by_index.is_none();
         self.plan = Some(Plan { key, by_index });
         let Some(keys) = keys else { return Ok(false) };
         let keys: Vec<Key> = keys.into_iter().filter(|key| !self.stuck.contains(key)).collect();
+        if walks_next {
+            // The walk begins at the first row, and would give those of them once more that cannot go.
+            self.stuck.extend(keys.iter().cloned());
+        }
         self.ready = keys.into_iter();
         Ok(true)
     }
