@@ -1,6 +1,7 @@
 //! The keys of rows to delete or to update, read from the snapshots of readers.
 //!
-//! A deletion whose condition has an index reads the first keys that the index gives, and again when these rows are gone.
+//! A deletion whose condition has an index reads the first keys that the index gives, and again when these rows are gone,
+//! until a read gives all that are left.
 //! All else is one walk over the table in the order of its keys, window by window, so each row is looked at once, and
 //! each read is short. It ends at the last key of its start, so rows that triggers add do not keep it going. A
 //! deletion whose first row stays (a foreign key, a trigger), or whose index gives keys slowly, goes on as a walk.
@@ -58,6 +59,8 @@ pub struct Keys<P> {
     stuck: HashSet<Key>,
     /// The walk begins once all rows so far are committed.
     settles: bool,
+    /// The index has given all keys.
+    has_all: bool,
 }
 
 /// How the keys are read.
@@ -121,6 +124,7 @@ impl<P: BulkRow + Sync> Keys<P> {
             last: None,
             stuck: HashSet::new(),
             settles: false,
+            has_all: false,
         }
     }
 
@@ -263,6 +267,9 @@ impl<P: BulkRow + Sync> Keys<P> {
 
     /// Reads more keys. Returns false at the end.
     fn read_more(&mut self) -> Result<bool> {
+        if self.has_all {
+            return Ok(false);
+        }
         let Some(Plan { key, by_index }) = self.plan.take() else {
             return Ok(false);
         };
@@ -283,7 +290,7 @@ impl<P: BulkRow + Sync> Keys<P> {
         Ok(true)
     }
 
-    /// The next keys of the index, those of the last read being given. `None` at the end. The second value is `None` if a
+    /// The next keys of the index, those of the last read being given. The second value is `None` if a
     /// walk follows.
     #[expect(clippy::type_complexity, reason = "both are of the same kind")]
     fn search(&mut self, key: &KeyColumns, before: Vec<Key>) -> Result<(Option<Vec<Key>>, Option<Vec<Key>>)> {
@@ -295,16 +302,19 @@ impl<P: BulkRow + Sync> Keys<P> {
             })
         })?;
         let is_slow = began.elapsed() > 2 * SHORT_READ;
+        let is_last = (keys.len() as i64) < BY_INDEX;
         let is_stuck = !keys.is_empty() && keys.first() == before.first();
         let before: HashSet<Key> = before.into_iter().collect();
         self.stuck
             .extend(keys.iter().filter(|key| before.contains(key)).cloned());
+        if is_last {
+            // This snapshot held all rows that were left: rows that are added now do not keep it going.
+            self.has_all = true;
+            return Ok((Some(keys), Some(Vec::new())));
+        }
         if is_stuck {
             self.settles = true;
             return Ok((Some(Vec::new()), None));
-        }
-        if keys.is_empty() {
-            return Ok((None, Some(keys)));
         }
         self.settles |= is_slow;
         Ok((Some(keys.clone()), (!is_slow).then_some(keys)))
@@ -532,7 +542,7 @@ impl<P: BulkRow + Sync> Source for Keys<P> {
         if self.ready.len() == 0 {
             let by_index = self.plan.as_ref().is_some_and(|plan| plan.by_index.is_some());
             // Otherwise the index would give the same keys again.
-            if (self.settles || by_index) && !is_committed {
+            if (self.settles || by_index) && !is_committed && !self.has_all {
                 return Ok(Step::AfterCommit);
             }
             self.settles = false;

@@ -290,3 +290,21 @@ fn number_of_values_is_that_of_the_parameters() {
         .unwrap();
     assert_eq!((report.rows, rows_where(&store, "n = 5")), (5, 5));
 }
+
+/// A trigger writes a new row for each one that goes.
+#[test]
+fn rows_that_triggers_add_do_not_keep_a_deletion_by_index_going() {
+    let store = store(5_000);
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TRIGGER again AFTER DELETE ON t BEGIN
+                     INSERT INTO t(at, kind, n) VALUES (old.at, old.kind, 1);
+                 END",
+            )
+        })
+        .unwrap();
+    let report = store.bulk().delete("t", "at < ?1", (4_000,)).run().unwrap();
+    assert_eq!(report.rows, 4_000);
+    assert_eq!(rows_where(&store, "at < 4000 AND n = 1"), 4_000);
+}
