@@ -160,7 +160,7 @@ impl Source for Selected {
         }
     }
 
-    fn resume(&mut self, done: Resume) -> Result<()> {
+    fn resume(&mut self, done: Resume, _is_over: &dyn Fn() -> bool) -> Result<()> {
         self.skip = done.rows;
         Ok(())
     }

@@ -565,7 +565,7 @@ impl<P: BulkRow + Sync> Source for Keys<P> {
     }
 
     /// What a deletion has deleted is not found again.
-    fn resume(&mut self, done: Resume) -> Result<()> {
+    fn resume(&mut self, done: Resume, _is_over: &dyn Fn() -> bool) -> Result<()> {
         if self.set.is_some() && done.key.is_some() {
             let is_rowid = |key: &KeyColumns| matches!(key, KeyColumns::Rowid(_));
             let fits = match (&self.plan, &done.key) {

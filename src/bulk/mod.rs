@@ -410,15 +410,15 @@ impl<S: Source> BulkJob<S> {
 
     /// The source is on this thread, the driver on another one.
     fn run_at(self, caller: &'static Location<'static>) -> Result<BulkReport> {
-        let (driver, mut source) = self.start(caller)?;
+        let (driver, mut source, done) = self.start(caller)?;
         let feed = Arc::clone(&driver.feed);
         let path = Arc::clone(&driver.store.shared);
         let thread = thread("a bulk job", &path.path, move || driver.run())?;
-        source::give(&mut source, &feed);
+        source::give(&mut source, done, &feed);
         thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    fn start(self, caller: &'static Location<'static>) -> Result<(Driver<S::Row>, S)> {
+    fn start(self, caller: &'static Location<'static>) -> Result<(Driver<S::Row>, S, Resume)> {
         let Self {
             bulk,
             mut sql,
@@ -430,8 +430,7 @@ impl<S: Source> BulkJob<S> {
             sql = made;
         }
         let (driver, done) = Driver::start(bulk, sql, site, Arc::new(Feed::new(ROOM)))?;
-        source.resume(done)?;
-        Ok((driver, source))
+        Ok((driver, source, done))
     }
 }
 
@@ -439,11 +438,11 @@ impl<S: Source> BulkJob<S> {
 impl<S: Source + Send + 'static> BulkJob<S> {
     /// The driver is on this thread, the source on one of its own. It may block for longer than the job lasts.
     fn run_apart(self, caller: &'static Location<'static>) -> Result<BulkReport> {
-        let (driver, mut source) = self.start(caller)?;
+        let (driver, mut source, done) = self.start(caller)?;
         let feed = Arc::clone(&driver.feed);
         let path = Arc::clone(&driver.store.shared);
         thread("the rows of a bulk job", &path.path, move || {
-            source::give(&mut source, &feed)
+            source::give(&mut source, done, &feed)
         })?;
         driver.run()
     }

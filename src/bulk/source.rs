@@ -24,9 +24,9 @@ pub trait Source: sealed::Sealed {
     #[doc(hidden)]
     fn next(&mut self, is_committed: bool) -> Result<Step<Self::Row>>;
 
-    /// Leaves out what earlier runs have done.
+    /// Leaves out what earlier runs have done. It may return early once the job is over.
     #[doc(hidden)]
-    fn resume(&mut self, done: Resume) -> Result<()>;
+    fn resume(&mut self, done: Resume, is_over: &dyn Fn() -> bool) -> Result<()>;
 
     /// The number of rows that are left, if it is known.
     #[doc(hidden)]
@@ -87,9 +87,9 @@ impl<R: BulkRow, I: Iterator<Item = R>> Source for Rows<I> {
         })
     }
 
-    fn resume(&mut self, done: Resume) -> Result<()> {
+    fn resume(&mut self, done: Resume, is_over: &dyn Fn() -> bool) -> Result<()> {
         for _ in 0..done.rows {
-            if self.0.next().is_none() {
+            if is_over() || self.0.next().is_none() {
                 break;
             }
         }
@@ -102,10 +102,10 @@ impl<R: BulkRow, I: Iterator<Item = R>> Source for Rows<I> {
     }
 }
 
-/// Puts the rows of a source into the feed, until there are none or the job is over. What it says and its panic go to
+/// Leaves out what earlier runs have done, and puts the rows of a source into the feed, until there are none or the job is over. What it says and its panic go to
 /// the driver, after the rows before.
-pub(super) fn give<S: Source>(source: &mut S, feed: &Feed<S::Row>) {
-    let given = catch_unwind(AssertUnwindSafe(|| give_rows(source, feed)));
+pub(super) fn give<S: Source>(source: &mut S, done: Resume, feed: &Feed<S::Row>) {
+    let given = catch_unwind(AssertUnwindSafe(|| give_rows(source, done, feed)));
     feed.end(match given {
         Ok(Ok(())) => Ended::Done,
         Ok(Err(error)) => Ended::Failed(error),
@@ -113,7 +113,11 @@ pub(super) fn give<S: Source>(source: &mut S, feed: &Feed<S::Row>) {
     });
 }
 
-fn give_rows<S: Source>(source: &mut S, feed: &Feed<S::Row>) -> Result<()> {
+fn give_rows<S: Source>(source: &mut S, done: Resume, feed: &Feed<S::Row>) -> Result<()> {
+    source.resume(done, &|| feed.check().is_err())?;
+    if feed.check().is_err() {
+        return Ok(());
+    }
     feed.set_left(source.left());
     let mut is_committed = true;
     loop {

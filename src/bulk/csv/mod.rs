@@ -640,8 +640,11 @@ impl<R: Read> Source for Lines<R> {
         self.lines_left()
     }
 
-    fn resume(&mut self, done: Resume) -> Result<()> {
+    fn resume(&mut self, done: Resume, is_over: &dyn Fn() -> bool) -> Result<()> {
         for at in 0..done.rows {
+            if is_over() {
+                return Ok(());
+            }
             if !self.read()? {
                 return Err(refused(format!(
                     "earlier runs have read {} lines behind the header, and this file has {at}: it is another file, and \
