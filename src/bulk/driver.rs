@@ -200,7 +200,12 @@ impl<R: BulkRow> Driver<R> {
     }
 
     fn is_alone(&self) -> bool {
-        self.pause.is_zero() && self.company.is_none_or(|last| last.elapsed() >= COMPANY)
+        self.pause.is_zero() && !self.has_company()
+    }
+
+    /// Whether other threads write.
+    fn has_company(&self) -> bool {
+        self.company.is_some_and(|last| last.elapsed() < COMPANY)
     }
 
     fn submit(&mut self) -> Result<Pending<Done>> {
@@ -327,7 +332,7 @@ impl<R: BulkRow> Driver<R> {
         let took = done.began.map_or(Duration::ZERO, |began| began.elapsed());
         self.running.note(done.rows, took);
         let mut pause = self.pause;
-        if self.share < 1.0 && !self.is_alone() {
+        if self.share < 1.0 && self.has_company() {
             pause = pause.max(took.mul_f64(1.0 / self.share - 1.0));
         }
         self.not_before = Instant::now().checked_add(pause).filter(|_| !pause.is_zero());
