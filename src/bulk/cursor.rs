@@ -52,14 +52,19 @@ impl Cursor {
 
     /// In the transaction of a slice that began at `before`. Fails if the row is elsewhere: another process runs the job.
     pub(super) fn save(&self, tx: &WriteTx<'_>, before: u64, done: Resume) -> Result<()> {
-        let save = "INSERT INTO larder_bulk(name, statement, rows, last_key, updated_at)
-                    VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%dT%H:%M:%fZ'))
-                    ON CONFLICT(name) DO UPDATE
-                    SET rows = excluded.rows, last_key = excluded.last_key, updated_at = excluded.updated_at
-                    WHERE larder_bulk.rows = ?5";
+        let first = "INSERT INTO larder_bulk(name, statement, rows, last_key, updated_at)
+                     VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%dT%H:%M:%fZ'))
+                     ON CONFLICT(name) DO NOTHING";
+        let next = "UPDATE larder_bulk
+                    SET rows = ?3, last_key = ?4, updated_at = strftime('%Y-%m-%dT%H:%M:%fZ')
+                    WHERE name = ?1 AND statement = ?2 AND rows = ?5";
         let key = done.key.map(|key| key.to_value());
-        let values = (&self.name, &self.statement, done.rows as i64, key, before as i64);
-        if tx.execute(save, values)? == 1 {
+        let (name, statement, rows) = (&self.name, &self.statement, done.rows as i64);
+        let saved = match before {
+            0 => tx.execute(first, (name, statement, rows, key))?,
+            before => tx.execute(next, (name, statement, rows, key, before as i64))?,
+        };
+        if saved == 1 {
             return Ok(());
         }
         Err(Error::Options {
