@@ -89,6 +89,9 @@ use crate::telemetry::call_site::CallSite;
 /// Violations that a report names.
 const MAX_VIOLATIONS: usize = 100;
 
+/// Violations of one slice for the callback of [`Bulk::on_skip`].
+const MAX_NAMED: usize = 10_000;
+
 /// Rows and bytes of one batch.
 const BATCH_ROWS: usize = 512;
 const BATCH_BYTES: usize = 256 << 10;

@@ -15,7 +15,7 @@ use super::cursor::Cursor;
 use super::feed::Feed;
 use super::report::Violation;
 use super::row::BulkRow;
-use super::{MAX_VIOLATIONS, OnViolation, Resume};
+use super::{MAX_NAMED, MAX_VIOLATIONS, OnViolation, Resume};
 use crate::error::{Error, Result};
 use crate::transaction::WriteTx;
 use crate::write::Shared;
@@ -88,6 +88,7 @@ impl<R: BulkRow> Slice<R> {
         let before = tx.total_changes();
         let mut done = Done::default();
         let mut last_key = None;
+        let most = if self.names_all { MAX_NAMED } else { MAX_VIOLATIONS };
         self.feed.write_each(|row| -> Result<Next> {
             let (hit, refused) = write_row(tx, &self.sql, row, self.on_violation)?;
             done.hit += u64::from(hit);
@@ -99,7 +100,7 @@ impl<R: BulkRow> Slice<R> {
                 }
                 done.skipped += 1;
                 done.bad_lines += u64::from(row.problem().is_some());
-                if done.violations.len() < MAX_VIOLATIONS {
+                if done.violations.len() < most {
                     done.violations.push(Violation {
                         row: self.position + done.rows + 1,
                         line,
@@ -116,7 +117,7 @@ impl<R: BulkRow> Slice<R> {
                 done.was_full = true;
                 return Ok(Next::StopAfter);
             }
-            let names_are_full = self.names_all && done.violations.len() >= MAX_VIOLATIONS;
+            let names_are_full = self.names_all && done.violations.len() >= most;
             if names_are_full || self.is_over(began.elapsed()) {
                 return Ok(Next::StopAfter);
             }
