@@ -156,9 +156,13 @@ impl Giving {
             if skip > 0 {
                 skip -= 1;
             } else {
-                let bytes = row::bytes(&row);
+                // A ToSql and the hint are user code, too.
+                let looked = catch_unwind(AssertUnwindSafe(|| (row::bytes(&row), rows.size_hint())));
+                let (bytes, (least, most)) = match looked {
+                    Ok(looked) => looked,
+                    Err(panic) => return self.end(feed, Ended::Panicked(panic)),
+                };
                 if feed.put_polled(row, bytes) {
-                    let (least, most) = rows.size_hint();
                     feed.set_left((Some(least) == most).then_some(least as u64));
                 }
             }
