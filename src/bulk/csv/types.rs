@@ -11,7 +11,8 @@ const EXACT: u64 = 1 << 53;
 /// [`BulkCsv::infer`](super::BulkCsv::infer).
 ///
 /// A column is of numbers if all its values are, without those that are NULL. `007` and `+49` are text, which would lose
-/// their first characters; so are integers above 2^53 beside fractions, which would lose their last digits. A column without
+/// their first characters; so are integers above 2^53 beside fractions, and decimals of more digits than a `REAL` keeps,
+/// which would lose their last digits. A column without
 /// a value is text.
 #[cfg_attr(docsrs, doc(cfg(feature = "csv")))]
 #[derive(Clone, Debug, Default)]
@@ -103,7 +104,7 @@ impl Seen {
         }
         match text {
             // A whole number that is too large would lose digits.
-            Some(text) if real(text).is_some() && text.contains(['.', 'e', 'E']) => self.real = true,
+            Some(text) if text.contains(['.', 'e', 'E']) && keeps_digits(text) => self.real = true,
             _ => self.text = true,
         }
     }
@@ -128,6 +129,16 @@ impl Seen {
             _ => CsvType::Text,
         }
     }
+}
+
+/// Whether a REAL gives the digits of a decimal back: so it has up to 15 of them, or as many as a REAL is written with.
+fn keeps_digits(text: &str) -> bool {
+    let digits = |text: &str| {
+        let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+        let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+        digits.trim_matches('0').to_owned()
+    };
+    real(text).is_some_and(|number| digits(text) == digits(&format!("{number:e}")))
 }
 
 /// `007` and `+7` are names, and would lose their first characters as numbers.
@@ -163,6 +174,11 @@ mod tests {
             (&["9007199254740993", "0.5"], Text),
             (&["0.5", "-9007199254740992"], Real),
             (&["99999999999999999999"], Text),
+            (&["0.1234567890123456789"], Text),
+            (&["9007199254740993.0"], Text),
+            (&["1e-400"], Text),
+            (&["1e400"], Text),
+            (&["0.30000000000000004", "1.50", "0.0", "0e7", "-1.25E-3"], Real),
         ] {
             assert_eq!(seen(values).kind(), kind, "{values:?}");
         }
