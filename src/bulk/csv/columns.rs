@@ -248,6 +248,8 @@ impl Column {
             CsvType::Numeric => match (integer(text), real(text)) {
                 (Some(number), _) => Value::Integer(number),
                 (None, Some(number)) => Value::Real(number),
+                // SQLite would make it infinite.
+                (None, None) if is_too_large(text) => return Err(wrong("number that a REAL can hold")),
                 (None, None) => Value::Text(text.to_owned()),
             },
             CsvType::Text | CsvType::Blob => Value::Text(text.to_owned()),
@@ -270,12 +272,19 @@ pub(super) fn integer(text: &str) -> Option<i64> {
 
 /// A number in decimal digits: no `inf`, no `nan`.
 pub(super) fn real(text: &str) -> Option<f64> {
+    decimal(text).filter(|number| number.is_finite())
+}
+
+fn is_too_large(text: &str) -> bool {
+    decimal(text).is_some_and(f64::is_infinite)
+}
+
+fn decimal(text: &str) -> Option<f64> {
     let text = text.trim();
     let is_decimal = text
         .bytes()
         .all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E'));
-    let number = text.parse().ok().filter(|_| is_decimal);
-    number.filter(|number: &f64| number.is_finite())
+    text.parse().ok().filter(|_| is_decimal)
 }
 
 #[cfg(test)]
@@ -306,6 +315,7 @@ mod tests {
             ("inf", CsvType::Real),
             ("NaN", CsvType::Real),
             ("1e999", CsvType::Real),
+            ("-1e999", CsvType::Numeric),
         ] {
             let problem = of(text, kind).unwrap_err();
             assert!(problem.contains("column c") && problem.contains(text), "{problem}");
