@@ -121,6 +121,11 @@ pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
             "--infer reads each file twice, which stdin does not allow".into(),
         ));
     }
+    if from_stdin > 0 && args.resumable {
+        return Err(Failure::Usage(
+            "--resumable finds a file again by its path, and stdin has none".into(),
+        ));
+    }
     let tables = args.files.iter().map(|file| table_of(file, args.table.as_deref()));
     let tables = tables.collect::<Result<Vec<_>>>()?;
     // All files are opened first: a misspelled name keeps all of them from being imported.
@@ -402,7 +407,10 @@ impl Import {
                 .pause(SLICE)
                 .max_skipped(self.args.max_bad - done.bad_lines());
             if self.args.resumable {
-                bulk = bulk.resumable(format!("larder import of {} into {table}", display(&path)));
+                // The same file from another folder.
+                let place = path.canonicalize();
+                let place = place.map_err(|error| Failure::io(format!("{} has no path", display(&path)), error))?;
+                bulk = bulk.resumable(format!("larder import of {} into {table}", place.display()));
             }
             let load = self.load(source, table, bulk);
             let load = load.map_err(|failure| self.interrupted(committed).unwrap_or(failure))?;

@@ -529,7 +529,8 @@ fn resumable_import_goes_on_behind_the_lines_of_earlier_runs() {
         "log.csv -> log: 0 lines, 0 bad, after 2000 of earlier runs\n0 rows imported\n"
     );
     place.write("log.csv", format!("n\n{}", lines(2500)));
-    let imported = place.json(line, 0);
+    // The same file, by another path.
+    let imported = place.json("import app.db ./log.csv --slices --resumable", 0);
     assert_eq!(
         (&imported["rows"], &imported["files"][0]["resumed_from"]),
         (&500.into(), &2000.into())
@@ -539,6 +540,9 @@ fn resumable_import_goes_on_behind_the_lines_of_earlier_runs() {
     place.write("log.csv", "n\n1\n");
     place.say(line).assert_fails(3, &["it is another file"]);
     place.say("import app.db log.csv --resumable").assert_code(2);
+    place
+        .say("import app.db - --table log --slices --resumable")
+        .assert_fails(2, &["stdin", "--resumable"]);
 }
 
 #[test]
@@ -598,7 +602,14 @@ fn begin_in_slices(place: &Place, more: &[&str]) -> (Child, ChildStdin) {
     let text: String = (1000..20_000).map(|n| format!("{n},name\n")).collect();
     lines.write_all(format!("id,name\n{text}").as_bytes()).unwrap();
     let began = Instant::now();
-    while place.count("app.db", "SELECT count(*) FROM owner WHERE id >= 1000") < 1000 {
+    // One connection: the close of the last one takes the lock.
+    let conn = place.connect("app.db");
+    conn.busy_timeout(Duration::from_secs(60)).unwrap();
+    let committed = || -> i64 {
+        let sql = "SELECT count(*) FROM owner WHERE id >= 1000";
+        conn.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    while committed() < 1000 {
         assert!(began.elapsed() < Duration::from_secs(60), "no slice is committed");
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -624,7 +635,7 @@ fn slow_source_keeps_no_lock_between_slices() {
 #[test]
 fn failure_after_a_slice_can_be_tried_again() {
     let place = Place::with_database();
-    let (child, mut lines) = begin_in_slices(&place, &["--wait", "10ms", "--json"]);
+    let (child, mut lines) = begin_in_slices(&place, &["--wait", "1s", "--json"]);
     let conn = place.connect("app.db");
     conn.busy_timeout(Duration::from_secs(60)).unwrap();
     conn.execute_batch("BEGIN IMMEDIATE").unwrap();
