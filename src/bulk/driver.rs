@@ -24,6 +24,7 @@ use crate::options::WhenFull;
 use crate::queue::Submission;
 use crate::queue::pending::Pending;
 use crate::queue::slot::Caller;
+use crate::runtime::sync::Mutex;
 use crate::telemetry::bulk::Running;
 use crate::telemetry::call_site::CallSite;
 use crate::transaction::WriteTx;
@@ -62,6 +63,8 @@ pub(super) struct Driver<R> {
     attempts: u32,
     /// Rows of the current slice so far.
     reached: Arc<AtomicU64>,
+    /// The report of the current slice. The reply may be an error though its transaction is committed.
+    done: Arc<Mutex<Option<Done>>>,
 }
 
 /// Ends the feed, also when the driver panics.
@@ -117,6 +120,7 @@ impl<R: BulkRow> Driver<R> {
             writes: store.telemetry.counters.writes.get(),
             attempts: 0,
             reached: Arc::default(),
+            done: Arc::new(Mutex::new(None)),
             store,
         };
         Ok((driver, done))
@@ -208,7 +212,7 @@ impl<R: BulkRow> Driver<R> {
         self.company.is_some_and(|last| last.elapsed() < COMPANY)
     }
 
-    fn submit(&mut self) -> Result<Pending<Done>> {
+    fn submit(&mut self) -> Result<Pending<()>> {
         let counters = &self.store.telemetry.counters;
         self.wal_bytes = counters.wal_bytes.get();
         let is_alone = self.is_alone();
@@ -229,6 +233,8 @@ impl<R: BulkRow> Driver<R> {
             },
         };
         self.reached.store(0, Relaxed);
+        *self.done.lock() = None;
+        let noted = Arc::clone(&self.done);
         // After a rollback that another write of the group has caused, none may join.
         let order = WriteOrder::of_slice(self.store.options.durability, self.attempts > 0);
         let submission = Submission {
@@ -238,19 +244,31 @@ impl<R: BulkRow> Driver<R> {
             caller: Caller::Thread,
             when_full: WhenFull::Wait,
         };
-        let submitted = self
-            .store
-            .enqueue(submission, order, move |tx: &WriteTx<'_>| slice.run(tx));
+        let submitted = self.store.enqueue(submission, order, move |tx: &WriteTx<'_>| {
+            *noted.lock() = Some(slice.run(tx)?);
+            Ok(())
+        });
         submitted.map_err(|error| self.failed(None, None, error))
     }
 
     /// Takes the report of a slice.
-    fn finish(&mut self, reply: Result<Done>) -> Result<()> {
-        let done = match reply {
-            Ok(done) => done,
-            Err(error) => return self.retry(error),
-        };
+    fn finish(&mut self, reply: Result<()>) -> Result<()> {
+        if let Err(error) = reply {
+            return self.retry(error);
+        }
         self.attempts = 0;
+        match self.count() {
+            Some(Failed { line, error }) => {
+                let row = self.position() + 1;
+                Err(self.failed(Some(row), line, error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Counts a slice that is committed. Returns the row that fails the job.
+    fn count(&mut self) -> Option<Failed> {
+        let done = self.done.lock().take()?;
         self.report.bytes += self.feed.committed() as u64;
         let others = self.note_company(&done);
         self.adapt(&done, others);
@@ -266,28 +284,21 @@ impl<R: BulkRow> Driver<R> {
         let room = MAX_VIOLATIONS - self.report.violations.len();
         self.report.violations.extend(done.violations.into_iter().take(room));
         self.report.slices += 1;
-        match done.failed {
-            Some(Failed { line, error }) => {
-                let row = self.position() + 1;
-                Err(self.failed(Some(row), line, error))
-            }
-            None => Ok(()),
-        }
+        done.failed
     }
 
     /// The slice was rolled back or did not start. If that was not the fault of its rows, they are ready again.
     fn retry(&mut self, error: Error) -> Result<()> {
         self.attempts += 1;
         let reached = self.reached.load(Relaxed);
+        let first = self.position() + 1;
         if error.outcome() == Outcome::Local {
             // Committed, though not known to be in the replica.
-            self.report.rows += reached;
-            self.report.bytes += self.feed.committed() as u64;
+            let _ = self.count();
         }
         let nothing_written = matches!(error.outcome(), Outcome::NotStarted | Outcome::RolledBack);
         if !nothing_written || !error.is_retryable() || self.attempts >= ATTEMPTS {
-            let first = self.position() + 1;
-            let error = explain_deferred(error, first, self.position() + reached);
+            let error = explain_deferred(error, first, first + reached - 1);
             return Err(self.failed(None, None, error));
         }
         self.feed.rolled_back();
