@@ -439,6 +439,9 @@ impl Import {
                     done.files.push(report);
                 }
                 Err(error) => {
+                    if let Error::Bulk { resumed_from, .. } = &error {
+                        report.resumed_from = *resumed_from;
+                    }
                     report.count(told.lines, told.unchanged, told.bad);
                     if self.is_interrupted() {
                         return Err(self.stopped(committed, &report));
