@@ -218,7 +218,9 @@ impl Bulk {
     /// next run leaves out as many. So each row is written exactly once, if the source gives the same rows in the same
     /// order. The name belongs to one statement; [`forget`](Self::forget) makes the job begin from the first row.
     ///
-    /// A deletion needs no name: what is deleted is not found again.
+    /// A deletion needs no name: what is deleted is not found again. The statement of a deletion or an update is its SQL
+    /// **without its values**: a job of one name with other values goes on behind the last key of the earlier one. Give
+    /// each set of values a name of its own.
     pub fn resumable(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
@@ -357,7 +359,8 @@ impl Bulk {
     /// and so on.
     ///
     /// The other database is opened only to be read, and one snapshot of it is read while the job runs. Its page size and
-    /// its text encoding may differ. It cannot be the file of the store itself.
+    /// its text encoding may differ. It cannot be the file of the store itself. Beside the rows of any job, up to six batches
+    /// of 512 rows or 256 KiB are in memory; a batch with a larger row is as large as that row.
     pub fn copy_from(self, path: impl AsRef<Path>, select: &str, sql: impl Into<String>) -> BulkJob<Selected> {
         let selected = Selected::new(&self.store, path.as_ref(), select);
         self.job(sql.into(), selected)

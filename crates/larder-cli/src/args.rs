@@ -428,7 +428,7 @@ pub(crate) struct ImportArgs {
     pub(crate) slices: bool,
 
     /// Note in the database, in its table larder_bulk, how many lines of each file are done: after Ctrl-C or a kill the same
-    /// command goes on behind them
+    /// command goes on behind them. A last line without a line feed counts as a whole one
     #[arg(long, requires = "slices")]
     pub(crate) resumable: bool,
 

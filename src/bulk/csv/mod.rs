@@ -119,7 +119,8 @@ impl Bulk {
     /// `BufReader`, on the thread that calls [`run`](BulkCsv::run). No transaction is open while it blocks.
     ///
     /// A [resumable](Self::resumable) job counts the lines of the file, bad ones too, and goes on behind those of earlier
-    /// runs: give it the same file, from its beginning.
+    /// runs: give it the same file, from its beginning. A last line without a line feed counts as a whole line: of a file
+    /// that another program appends to, give the part up to its last line feed.
     #[cfg_attr(docsrs, doc(cfg(feature = "csv")))]
     pub fn csv<R: Read>(self, reader: R) -> BulkCsv<R> {
         BulkCsv {

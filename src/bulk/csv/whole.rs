@@ -19,8 +19,8 @@ impl<R: Read> BulkCsv<R> {
     /// for files that are small, or while no one else writes: other writes wait until the transaction is over, and also
     /// while the reader blocks.
     ///
-    /// [`Bulk::slice`] and [`Bulk::pause`] have no meaning here. The callback of [`Bulk::progress`] runs on the thread of
-    /// the transaction, and cannot write to the store.
+    /// [`Bulk::slice`], [`Bulk::share`] and [`Bulk::pause`] have no meaning here. The callbacks of [`Bulk::progress`] and
+    /// [`Bulk::on_skip`] run on the thread of the transaction, before its commit, and cannot write to the store.
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;
