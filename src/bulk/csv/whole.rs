@@ -71,7 +71,9 @@ impl<R: Read> BulkCsv<R> {
             began: Instant::now(),
             told: Instant::now(),
         };
-        load.run(tx)?;
+        let ended = load.run(tx);
+        load.tell_end();
+        ended?;
         load.report.duration = load.began.elapsed();
         Ok(load.report)
     }
@@ -133,6 +135,13 @@ impl<R: Read> Load<R> {
             self.report.violations.push(violation);
         }
         Ok(())
+    }
+
+    /// Calls the progress callback for the last time.
+    fn tell_end(&mut self) {
+        if let Some(mut progress) = self.progress.take() {
+            let _ = progress(&BulkProgress::of(&self.report, self.began.elapsed(), None));
+        }
     }
 
     /// Calls the progress callback, if it is due.
