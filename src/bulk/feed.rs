@@ -111,7 +111,7 @@ struct State<R> {
     asks_for_commit: bool,
     ended: Option<Ended>,
     has_ended: bool,
-    /// The number of rows that the source will give, if it is known.
+    /// The number of rows that the source has yet to give, if it is known.
     left: Option<u64>,
     /// No slice will be submitted.
     is_over: bool,
@@ -158,6 +158,7 @@ impl<R> State<R> {
     fn push(&mut self, row: R, bytes: usize, room: &Room) -> bool {
         self.open.push((row, bytes));
         self.open_bytes += bytes;
+        self.left = self.left.map(|left| left.saturating_sub(1));
         self.rows += 1;
         self.bytes += bytes;
         let is_full = self.open.len() >= room.batch_rows || self.open_bytes >= room.batch_bytes;
@@ -401,9 +402,10 @@ impl<R> Feed<R> {
         }
     }
 
-    /// The number of rows that are still to come, if the source knows it.
+    /// The number of rows that are not committed yet, with those that are still to come, if the source knows it.
     pub(super) fn left(&self) -> Option<u64> {
-        self.lock().left
+        let state = self.lock();
+        state.left.map(|left| left.saturating_add(state.rows as u64))
     }
 
     /// Lets a source that is a task begin.

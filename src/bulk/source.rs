@@ -2,7 +2,9 @@
 
 use std::iter::Fuse;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
+use super::CALLBACK_INTERVAL;
 use super::feed::{Ended, Feed};
 use super::key::Key;
 use super::row::{self, BulkRow};
@@ -119,6 +121,7 @@ fn give_rows<S: Source>(source: &mut S, done: Resume, feed: &Feed<S::Row>) -> Re
         return Ok(());
     }
     feed.set_left(source.left());
+    let mut told = Instant::now();
     let mut is_committed = true;
     loop {
         let step = source.next(is_committed)?;
@@ -138,8 +141,11 @@ fn give_rows<S: Source>(source: &mut S, done: Resume, feed: &Feed<S::Row>) -> Re
             Step::End => return Ok(()),
         };
         match put {
-            Ok(true) => feed.set_left(source.left()),
-            Ok(false) => {}
+            Ok(is_full) if is_full || told.elapsed() >= CALLBACK_INTERVAL => {
+                feed.set_left(source.left());
+                told = Instant::now();
+            }
+            Ok(_) => {}
             Err(_is_over) => return Ok(()),
         }
     }

@@ -600,6 +600,9 @@ impl<R: Read> Lines<R> {
     fn lines_left(&self) -> Option<u64> {
         let read = self.reader.position().byte();
         let rest = u128::from(self.size?.checked_sub(read)?);
+        if self.count == 0 {
+            return None;
+        }
         let left = (u128::from(self.count) * rest).checked_div(u128::from(read))?;
         u64::try_from(left).ok()
     }
