@@ -792,11 +792,13 @@ impl<'t> Cursor<'t> {
             &["constraint"],
             &["check"],
             &["unique"],
-            &["exclude"],
+            &["exclude", "using"],
             &["primary", "key"],
             &["foreign", "key"],
         ];
-        BEGINS.iter().any(|words| self.begins_with(words))
+        // `exclude` alone is the name of a column: PostgreSQL does not reserve it, and pg_dump does not quote it.
+        let is_exclude = self.begins_with(&["exclude"]) && self.rest().get(1).is_some_and(|token| token.is_mark('('));
+        is_exclude || BEGINS.iter().any(|words| self.begins_with(words))
     }
 
     fn column(&mut self) -> Result<(Column, Vec<Constraint>), String> {
@@ -953,6 +955,18 @@ impl Constraint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn column_named_exclude_is_no_constraint() {
+        let model = model(&[
+            "CREATE TABLE public.t (id integer, exclude boolean, r int4range, EXCLUDE USING gist (r WITH &&), EXCLUDE (id \
+             WITH =))",
+        ]);
+        let table = &model.tables[0];
+        let names: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, ["id", "exclude", "r"]);
+        assert_eq!(table.constraints.len(), 2);
+    }
 
     fn model(statements: &[&str]) -> Model {
         let mut model = Model::default();
