@@ -239,6 +239,7 @@ impl Translation<'_, '_> {
             if !as_is {
                 operand = match (&kind, &next) {
                     (Kind::Integer, Kind::Text) => format!("CAST({operand} AS TEXT)"),
+                    (Kind::Numeric, Kind::Float | Kind::NumericReal) => format!("CAST({operand} AS REAL)"),
                     (Kind::Integer | Kind::Numeric, Kind::Float | Kind::Numeric | Kind::NumericReal) => operand,
                     _ => return Err("a cast has no counterpart".into()),
                 };

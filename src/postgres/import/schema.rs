@@ -378,7 +378,15 @@ impl Planner<'_> {
             );
         }
         if let Some(generated) = &column.generated {
-            match self.scoped(generated, target, false) {
+            let translated = match reason_to_keep(generated, &kind) {
+                Some(reason) => Err(reason.to_owned()),
+                None => self.scoped(generated, target, false),
+            };
+            let translated = translated.and_then(|sql| match sql.contains(" AS REAL)") {
+                true => Err("numeric has more digits than SQLite computes with".into()),
+                false => Ok(sql),
+            });
+            match translated {
                 Ok(sql) => {
                     target.columns[at].is_generated = true;
                     ddl.push_str(&format!(" GENERATED ALWAYS AS ({sql}) STORED"));
@@ -733,6 +741,22 @@ fn primary_key(table: &Table) -> Option<&[String]> {
         Rule::PrimaryKey(columns) => Some(columns.as_slice()),
         _ => None,
     })
+}
+
+/// Why the values of a generated column are kept instead of its expression: SQLite would compute others.
+fn reason_to_keep(expression: &[Token], kind: &Kind) -> Option<&'static str> {
+    const OTHERS: &[&str] = &["lower", "upper", "substr", "substring"];
+    let calls_other = |token: &Token| OTHERS.iter().any(|name| token.is_word(name));
+    match kind {
+        Kind::Integer | Kind::Bool | Kind::Float | Kind::Text if !expression.iter().any(calls_other) => None,
+        Kind::Integer | Kind::Bool | Kind::Float | Kind::Text => {
+            Some("lower and upper fold the letters of ASCII alone, and substr counts from the end")
+        }
+        Kind::Numeric | Kind::NumericReal | Kind::NumericExact => {
+            Some("numeric has more digits than SQLite computes with")
+        }
+        _ => Some("SQLite computes no values of this type"),
+    }
 }
 
 fn is_nextval(tokens: &[Token]) -> bool {

@@ -259,6 +259,34 @@ fn hostile_values_arrive_as_they_are() {
 }
 
 #[test]
+fn generated_values_that_sqlite_would_compute_otherwise_are_kept() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database("generated");
+    server.run(
+        "generated",
+        "CREATE TABLE t (id int PRIMARY KEY, price numeric(8,2), qty int, name text, exclude int,
+            total numeric GENERATED ALWAYS AS (price * qty) STORED,
+            big text GENERATED ALWAYS AS (upper(name)) STORED,
+            tail text GENERATED ALWAYS AS (substr(name, -3)) STORED,
+            twice int GENERATED ALWAYS AS (qty * 2) STORED);
+         INSERT INTO t VALUES (1, 12.50, 2, 'ärger', 7)",
+    );
+    let place = Place::new();
+    pg_dump(&server, "generated", &place.file("d.sql"), &[]);
+    let live = Store::import_from_postgres(&url, place.file("live.db")).run().unwrap();
+    let dump = Store::import_from_pg_dump(place.file("d.sql"), place.file("d.db"))
+        .run()
+        .unwrap();
+    let sql = "SELECT concat_ws('|', exclude, twice, total, tail) FROM t";
+    assert_eq!(texts(&Store::open(&live.path).unwrap(), sql), ["7|4|25.00|ärger"]);
+    assert_eq!(texts(&Store::open(&dump.path).unwrap(), sql), ["7|4"]);
+    for column in ["total", "big", "tail"] {
+        let missing = format!("t.{column}: is not computed, and is NULL, since a dump has no values of it");
+        assert!(dump.to_string().contains(&missing), "{dump}");
+    }
+}
+
+#[test]
 fn nan_is_what_was_chosen() {
     let Some(server) = Postgres::start() else { return };
     let url = server.database("nan");
