@@ -221,8 +221,9 @@ impl Translation<'_, '_> {
         }
         match kind {
             _ if !was_cast && !is_text => Ok(text.to_owned()),
-            // It is compared with numbers.
-            Kind::Numeric | Kind::NumericReal | Kind::NumericExact => Ok(text.to_owned()),
+            // It is compared with numbers, and stands in the statement as it is.
+            Kind::Numeric | Kind::NumericReal | Kind::NumericExact if is_plain_number(text) => Ok(text.to_owned()),
+            Kind::Numeric | Kind::NumericReal | Kind::NumericExact => Err("it is no plain number".into()),
             Kind::Interval => Err("arithmetic with intervals has no counterpart".into()),
             kind => as_sql(&value(&kind, text.as_bytes())?).ok_or_else(|| "a number that is not finite".to_owned()),
         }
@@ -327,6 +328,14 @@ impl Translation<'_, '_> {
     }
 }
 
+/// Digits with at most one sign and one point.
+fn is_plain_number(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let is_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    is_digits(whole) && is_digits(fraction) && !(whole.is_empty() && fraction.is_empty())
+}
+
 /// The items of `ARRAY[..]`, with parentheses and casts of the whole.
 fn array(tokens: &[Token]) -> Option<&[Token]> {
     match tokens {
@@ -371,6 +380,11 @@ mod tests {
                 r#"(("status") IN ('a' , 'b'))"#,
             ),
             ("(price > (0)::numeric)", r#"(CAST("price" AS REAL) > (0))"#),
+            ("price > '-0.5'::numeric", r#"CAST("price" AS REAL) > -0.5"#),
+            (
+                "(price)::double precision > 1",
+                r#"CAST((CAST("price" AS REAL)) AS REAL) > 1"#,
+            ),
             ("(id > 0) AND (n IS NOT NULL)", r#"("id" > 0) AND ("n" IS NOT NULL)"#),
             ("lower((email)::text)", r#"lower(("email"))"#),
             ("(email ~~ '%@%'::text)", r#"("email" GLOB '*@*')"#),
@@ -394,6 +408,10 @@ mod tests {
             "to_tsvector('english'::regconfig, email)",
             "unknown = 1",
             "((at)::date > at)",
+            "price <> 'NaN'::numeric",
+            "price < '1) OR (1'::numeric",
+            "price < '--1'::numeric",
+            "price < ''::numeric",
         ] {
             assert!(translated(from, false).is_err(), "{from}");
         }
