@@ -69,7 +69,13 @@ impl Server {
             .take(text)
             .ok_or_else(|| invalid("a quote or a backslash is not ended"))?;
         let parsed = Config::from_str(&rest);
-        let mut config = parsed.map_err(|error| invalid(&describe(&error)))?;
+        let mut config = parsed.map_err(|error| match describe(&error) {
+            // The name may be the rest of a password with blanks.
+            known if known.contains("unknown option") => {
+                invalid("an option is not known; a value with blanks needs single quotes")
+            }
+            known => invalid(&known),
+        })?;
         let mode = own.mode.or_else(|| environment("PGSSLMODE"));
         let mode = Mode::parse(mode.as_deref().unwrap_or("prefer"))?;
         let root = own.root.or_else(|| environment("PGSSLROOTCERT")).map(PathBuf::from);
@@ -507,6 +513,8 @@ mod tests {
             "postgres://ada:secret@db/app?sslmode=no",
             "password='secret",
             "postgres://ada:secret@db:x/app",
+            "password=correct secret=staple",
+            "password=correct secret battery=staple",
         ] {
             let error = format!("{0} {0:?}", parsed(wrong, &[]).unwrap_err());
             assert!(!error.contains("secret"), "{error}");

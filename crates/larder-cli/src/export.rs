@@ -55,14 +55,15 @@ pub(crate) fn refuse_password(url: &str) -> Result<()> {
 
 /// Whether a URL has a password in it.
 fn has_password(url: &str) -> bool {
-    let Some((_, rest)) = url.split_once("://") else {
+    let schemes = ["postgres://", "postgresql://"];
+    let Some(rest) = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)) else {
         // `key=value` pairs, which may have blanks around the sign.
         let pairs: String = url.chars().filter(|c| !c.is_whitespace()).collect();
         return pairs.contains("password=");
     };
-    let (authority, query) = rest.split_once(['/', '?']).unwrap_or((rest, ""));
-    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
-    user.contains(':') || query.contains("password=") || rest.contains("?password=")
+    // As the driver: what is before the first `@` is the user, whatever else it has.
+    let (user, rest) = rest.split_once('@').unwrap_or(("", rest));
+    user.contains(':') || rest.contains("password=")
 }
 
 #[cfg(test)]
@@ -72,7 +73,9 @@ mod tests {
     #[test]
     fn passwords_in_urls_are_seen() {
         assert!(has_password("postgres://a:b@h/d") && has_password("postgres://h/d?password=x"));
-        assert!(has_password("host=h password = 'x'"));
+        assert!(has_password("postgres://ada:pa/ss@db/app") && has_password("postgres://ada:pa?ss@db/app"));
+        assert!(has_password("postgresql://ada:x@db/app") && has_password("host=h?password=x"));
+        assert!(has_password("host=h password = 'x'") && has_password("password=x sslrootcert=a://b"));
         assert!(!has_password("host=h user=a passfile=/x"));
         assert!(!has_password("postgres://a@h:5432/d") && !has_password("postgres://h/d?user=a"));
     }
