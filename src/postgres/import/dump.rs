@@ -101,7 +101,10 @@ impl Dump {
                     continue;
                 }
                 if self.buffer.trim_ascii().is_empty() || self.buffer.starts_with(b"--") {
-                    self.is_begun |= self.buffer.trim_ascii() == b"-- PostgreSQL database dump";
+                    // Of several dumps in one file, each has its first and last line.
+                    if self.buffer.trim_ascii() == b"-- PostgreSQL database dump" {
+                        (self.is_begun, self.is_complete) = (true, false);
+                    }
                     self.is_complete |= self.buffer.trim_ascii() == b"-- PostgreSQL database dump complete";
                     continue;
                 }
@@ -386,6 +389,11 @@ mod tests {
     #[test]
     fn cut_dumps_are_refused() {
         assert!(dump("SELECT 1").statement().unwrap_err().contains("cut off"));
+        let whole = "-- PostgreSQL database dump\n-- PostgreSQL database dump complete\n";
+        assert_eq!(dump(&format!("{whole}{whole}")).statement().unwrap(), None);
+        let mut second = dump(&format!("{whole}-- PostgreSQL database dump\nSELECT 1;\n"));
+        second.statement().unwrap();
+        assert!(second.statement().unwrap_err().contains("cut off"));
         let mut cut = dump("COPY t (a) FROM stdin;\n1\n");
         cut.statement().unwrap();
         cut.row().unwrap();
