@@ -29,7 +29,7 @@ pub(super) const QUERIES: &[&str] = &[
          (SELECT string_agg(format('%I %s%s%s%s', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), \
              CASE WHEN a.attcollation <> t.typcollation AND a.attcollation <> 0 THEN ' COLLATE ' || quote_ident(l.collname) \
                   ELSE '' END, \
-             CASE WHEN a.attgenerated = 's' THEN ' GENERATED ALWAYS AS (' || pg_catalog.pg_get_expr(d.adbin, d.adrelid) || \
+             CASE WHEN a.attgenerated <> '' THEN ' GENERATED ALWAYS AS (' || pg_catalog.pg_get_expr(d.adbin, d.adrelid) || \
                        ') STORED' \
                   ELSE coalesce(' DEFAULT ' || pg_catalog.pg_get_expr(d.adbin, d.adrelid), '') END, \
              CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END), ', ' ORDER BY a.attnum) \
