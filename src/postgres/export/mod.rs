@@ -324,7 +324,7 @@ impl<'s> ExportToPostgres<'s> {
                 });
             }
             let [_, integers, reals, ..] = seen.classes;
-            if kind == PgType::Float8 && integers && reals && !table.is_strict {
+            if kind == PgType::Float8 && integers && reals {
                 notes.push(ExportNote {
                     object: format!("column {}.{}", table.name, column.name),
                     instead: "integers and real numbers are all double precision: 1 is 1.0".into(),
