@@ -863,6 +863,13 @@ fn inferred(table: &Table, column: &Column, kind: PgType, seen: &Seen) -> Option
     if kind != PgType::Text || seen.classes[1..] != [false, false, true, false] {
         return None;
     }
+    let at = table.columns.iter().position(|known| known.name == column.name);
+    let in_index = |index: &schema::Index| index.columns.iter().any(|(column, ..)| *column == at);
+    // The server has no order of json, so no key or index either.
+    let in_key = table.key.iter().any(|key| Some(*key) == at) || table.indexes.iter().any(in_index);
+    if says(PgType::Json) && in_key {
+        return None;
+    }
     if says(PgType::Json) {
         return Some((PgType::Json, "a CHECK allows JSON alone"));
     }
