@@ -929,6 +929,7 @@ fn others(schema: &Schema) -> Vec<ExportNote> {
         let is_full_text = other.sql.to_ascii_lowercase().contains("using fts");
         let instead = match other.kind.as_str() {
             "view" => "not made: write it in the server's SQL",
+            "shadow" => "not made, its rows neither: it belongs to a virtual table by its name",
             "trigger" => "not made: write a function and a trigger, or do its work in the program",
             _ if is_full_text => {
                 "not made, its rows neither: add a column `tsvector GENERATED ALWAYS AS (to_tsvector('simple', ..)) STORED` to the table \

@@ -96,14 +96,22 @@ impl Schema {
                 row.get::<_, bool>(4)?,
             ))
         })?;
+        let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        let virtuals: Vec<(String, String)> = rows
+            .iter()
+            .filter(|(_, kind, ..)| kind == "virtual")
+            .map(|(name, .., sql, _)| (name.clone(), sql.clone()))
+            .collect();
         let (mut tables, mut others) = (Vec::new(), Vec::new());
-        for row in rows {
-            let (name, kind, without_rowid, sql, is_strict) = row?;
+        for (name, kind, without_rowid, sql, is_strict) in rows {
             match kind.as_str() {
+                // A table of the program that has the name of one: full-text search of `content='docs_content'`.
+                "shadow" if is_content(&name, &virtuals) => {
+                    tables.push(Table::read(conn, name, !without_rowid, is_strict, &sql)?);
+                }
                 "table" => tables.push(Table::read(conn, name, !without_rowid, is_strict, &sql)?),
-                // The tables in which a virtual table keeps its data.
-                "shadow" => {}
-                "virtual" => {
+                // Tables in which a virtual table keeps its data are listed too: SQLite knows them by their names alone.
+                "shadow" | "virtual" => {
                     let count = format!("SELECT count(*) FROM main.{}", quoted(&name));
                     // Its module may not be there, or may want an argument.
                     let rows = conn.query_row(&count, [], |row| row.get::<_, i64>(0)).ok();
@@ -130,6 +138,21 @@ impl Schema {
         others.extend(triggers.collect::<rusqlite::Result<Vec<_>>>()?);
         Ok(Self { tables, others })
     }
+}
+
+/// Whether a table is what a full-text table has as its content, by the name of the table that FTS would make otherwise.
+fn is_content(name: &str, virtuals: &[(String, String)]) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let Some(full_text) = lower.strip_suffix("_content") else {
+        return false;
+    };
+    let of_name = virtuals.iter().find(|(name, _)| name.eq_ignore_ascii_case(full_text));
+    of_name.is_some_and(|(_, sql)| {
+        let sql: String = sql.chars().filter(|c| !c.is_whitespace()).collect();
+        let sql = sql.to_ascii_lowercase();
+        let content = sql.split_once("content=").map(|(_, content)| content);
+        content.is_some_and(|content| !["''", "\"\""].iter().any(|none| content.starts_with(none)))
+    })
 }
 
 impl Column {
