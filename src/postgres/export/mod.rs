@@ -991,12 +991,17 @@ fn changed(table: &Table) -> Vec<ExportNote> {
             instead,
         );
     }
-    for index in table.indexes.iter().filter(|index| !index.is_constraint) {
-        let is_other = |collation: &str| collation != "BINARY";
-        if index.columns.iter().any(|(.., collation)| is_other(collation)) {
+    for index in &table.indexes {
+        // That of a column is noted above.
+        let is_other = |(column, _, collation): &(Option<usize>, bool, String)| {
+            let of_column = column.and_then(|at| table.columns[at].collation.as_deref());
+            collation != "BINARY" && !(index.is_constraint && of_column == Some(collation.as_str()))
+        };
+        if index.columns.iter().any(is_other) {
             note(
                 format!("collation in index {} of table {}", index.name, table.name),
-                "NOCASE is an index on lower(..): compare lower(..); an index of another collation is not made",
+                "NOCASE is an index on lower(..): compare lower(..); RTRIM is one on rtrim(..) for a key alone; an index of \
+                 another collation is not made",
             );
         }
     }

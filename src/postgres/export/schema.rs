@@ -13,6 +13,8 @@ pub(super) struct Table {
     pub(super) columns: Vec<Column>,
     /// Positions in `columns`, in the order of the key. Empty for a table without a declared key.
     pub(super) key: Vec<usize>,
+    /// The collation of each column of the key, in its index.
+    key_collations: Vec<String>,
     /// Whether its key is an `INTEGER PRIMARY KEY`.
     pub(super) has_identity: bool,
     pub(super) has_rowid: bool,
@@ -183,6 +185,7 @@ impl Table {
             target: name.to_owned(),
             columns,
             key: Vec::new(),
+            key_collations: Vec::new(),
             has_identity: false,
             has_rowid: false,
             indexes: Vec::new(),
@@ -233,6 +236,7 @@ impl Table {
         let has_identity = has_rowid && key.len() == 1 && columns[key[0]].declared.eq_ignore_ascii_case("INTEGER");
         Ok(Self {
             target: shortened(&name),
+            key_collations: key_collations(conn, &name)?,
             indexes: indexes(conn, &name, &columns)?,
             foreign_keys: foreign_keys(conn, &name, &text.deferrals)?,
             checks: text.checks,
@@ -389,27 +393,39 @@ impl Table {
         keys
     }
 
-    /// Unique indexes for keys and constraints that do not tell case apart: NOCASE, beside the constraint that does.
+    /// Unique indexes for keys and constraints that do not tell case or blanks at the end apart, NOCASE and RTRIM, beside
+    /// the constraint that does.
     pub(super) fn nocase_keys(&self, schema: &str) -> Vec<(String, String)> {
-        let folds = |at: usize| {
-            let column = &self.columns[at];
-            column.kind == PgType::Text && column.collation.as_deref() == Some("NOCASE")
+        let folded = |(at, collation): &(usize, String)| {
+            let column = &self.columns[*at];
+            match collation.as_str() {
+                _ if column.kind != PgType::Text => None,
+                "NOCASE" => Some(format!("lower({} COLLATE \"C\")", quoted(&column.target))),
+                "RTRIM" => Some(format!("rtrim({}, ' ')", quoted(&column.target))),
+                _ => None,
+            }
         };
-        let of_key = vec![self.key.clone()];
+        let of_key = self
+            .key
+            .iter()
+            .copied()
+            .zip(self.key_collations.iter().cloned())
+            .collect();
         let constraints = self.indexes.iter().filter(|index| index.is_constraint);
-        let constraints = constraints.map(|index| index.columns.iter().filter_map(|(column, ..)| *column).collect());
-        let all = of_key.into_iter().chain(constraints);
-        all.filter(|columns: &Vec<usize>| columns.iter().any(|at| folds(*at)))
+        let constraints = constraints.map(|index| {
+            let columns = index.columns.iter();
+            columns
+                .filter_map(|(column, _, collation)| Some(((*column)?, collation.clone())))
+                .collect()
+        });
+        let all = std::iter::once(of_key).chain(constraints);
+        all.filter(|columns: &Vec<(usize, String)>| columns.iter().any(|column| folded(column).is_some()))
             .map(|columns| {
-                let parts: Vec<String> = columns
-                    .iter()
-                    .map(|at| match folds(*at) {
-                        true => format!("lower({} COLLATE \"C\")", quoted(&self.columns[*at].target)),
-                        false => quoted(&self.columns[*at].target),
-                    })
-                    .collect();
-                let names: Vec<&str> = columns.iter().map(|at| self.columns[*at].name.as_str()).collect();
-                let what = format!("key of table {} without case: {}", self.name, names.join(", "));
+                let part =
+                    |column: &(usize, String)| folded(column).unwrap_or_else(|| quoted(&self.columns[column.0].target));
+                let parts: Vec<String> = columns.iter().map(part).collect();
+                let names: Vec<&str> = columns.iter().map(|(at, _)| self.columns[*at].name.as_str()).collect();
+                let what = format!("key of table {} with a collation: {}", self.name, names.join(", "));
                 let qualified = self.qualified(schema);
                 (
                     what,
@@ -515,11 +531,23 @@ fn indexes(conn: &Connection, table: &str, columns: &[Column]) -> rusqlite::Resu
         let parts = info.query_map([&index.name], |row| {
             let name: Option<String> = row.get(0)?;
             let at = name.and_then(|name| columns.iter().position(|column| column.name == name));
-            Ok((at, row.get(1)?, row.get(2)?))
+            // It is as it was written.
+            let collation = row.get::<_, String>(2)?.to_ascii_uppercase();
+            Ok((at, row.get(1)?, collation))
         })?;
         index.columns = parts.collect::<rusqlite::Result<_>>()?;
     }
     Ok(indexes)
+}
+
+/// The collations of the index of a primary key. None for an `INTEGER PRIMARY KEY`.
+fn key_collations(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    let mut info = conn.prepare(
+        "SELECT upper(x.coll) FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x
+         WHERE l.origin = 'pk' AND x.key ORDER BY x.seqno",
+    )?;
+    let collations = info.query_map([table], |row| row.get(0))?;
+    collations.collect()
 }
 
 fn foreign_keys(conn: &Connection, table: &str, deferrals: &[Deferral]) -> rusqlite::Result<Vec<ForeignKey>> {
