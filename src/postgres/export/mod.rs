@@ -158,7 +158,7 @@ impl<'s> ExportToPostgres<'s> {
         self
     }
 
-    /// Calls `f` some ten times a second, on a thread of the export. `ControlFlow::Break(())` cancels the export, and the
+    /// Calls `f` at the start of each stage and some ten times a second, on a thread of the export. `ControlFlow::Break(())` cancels the export, and the
     /// target is as it was.
     pub fn progress(mut self, mut f: impl FnMut(&ExportProgress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.reporter = ProgressReporter::new(ExportProgress::at(ExportStage::Scan, 0));
@@ -253,6 +253,7 @@ impl<'s> ExportToPostgres<'s> {
         }
         let mut fatal = false;
         let mut scanned = 0;
+        self.enter(ExportStage::Scan)?;
         for table in &mut schema.tables {
             let (rows, misfits, is_fatal) = self.scan(conn, table, &mut scanned, &mut report.notes)?;
             fatal |= is_fatal;
@@ -292,6 +293,15 @@ impl<'s> ExportToPostgres<'s> {
         self.write(conn, server, &mut client, &mut schema, &mut report)?;
         report.is_written = true;
         Ok(report)
+    }
+
+    /// Reports a stage at its start, so that a short one is seen too.
+    fn enter(&self, stage: ExportStage) -> Result<()> {
+        match self.reporter.report(ExportProgress::at(stage, 0)) {
+            ControlFlow::Continue(()) => Ok(()),
+            // The reporter says why.
+            ControlFlow::Break(()) => Err(Error::Cancelled { work: OPERATION }),
+        }
     }
 
     /// Reads all rows of a table: for the types of its columns, and for the values that do not fit them.
@@ -417,6 +427,7 @@ impl<'s> ExportToPostgres<'s> {
         }
         let mut quarantine = Quarantine::new(self.on_misfit == OnMisfit::Quarantine && !report.misfits.is_empty());
         let mut copied = 0;
+        self.enter(ExportStage::Copy)?;
         for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
             exported.quarantined = self.copy(conn, server, &mut tx, table, &mut copied, &mut quarantine)?;
         }
@@ -434,6 +445,7 @@ impl<'s> ExportToPostgres<'s> {
             }
         }
         let mut compared = 0;
+        self.enter(ExportStage::Compare)?;
         quarantine.compare(server, &mut tx, &self.schema)?;
         for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
             exported.sha256 = Some(self.compare(conn, server, &mut tx, table, &mut compared)?);

@@ -126,6 +126,7 @@ impl<'s> Load<'s> {
             reporter,
             ..
         } = self;
+        enter(reporter, PostgresImportStage::Load)?;
         let mut loaded = 0;
         let mut odd = vec![Vec::new(); plan.tables.len()];
         for (odd, table) in odd.iter_mut().zip(&plan.tables) {
@@ -235,6 +236,7 @@ impl<'s> Load<'s> {
 fn compare(load: &Load<'_>, source: &mut Source) -> Result<Vec<ImportedTable>> {
     let (plan, model, nan) = (&load.plan, &load.model, load.nan);
     let targets = &plan.tables;
+    enter(load.reporter, PostgresImportStage::Compare)?;
     let mut compared = 0;
     let mut cancelled = None;
     let name = source.name().to_owned();
@@ -332,6 +334,15 @@ fn compare(load: &Load<'_>, source: &mut Source) -> Result<Vec<ImportedTable>> {
             Err(failed(&name, what))
         }
     }
+}
+
+/// Reports a stage at its start, so that a short one is seen too.
+fn enter(reporter: &ProgressReporter<PostgresImportProgress>, stage: PostgresImportStage) -> Result<()> {
+    if reporter.report(PostgresImportProgress::at(stage, 0)).is_break() {
+        // The reporter says why.
+        return Err(Error::Cancelled { work: OPERATION });
+    }
+    Ok(())
 }
 
 /// Counts a row, and reports how far it is.
