@@ -223,7 +223,7 @@ fn hostile_values_arrive_as_they_are() {
         INSERT INTO v (t, ia) VALUES ('😀ä', '[0:1]={1,2}');
         INSERT INTO v DEFAULT VALUES;
         CREATE TABLE big (id integer PRIMARY KEY, b bytea, t text);
-        INSERT INTO big SELECT 1, decode(repeat('00ff', 10000000), 'hex'), repeat('x''y😀', 1000000);
+        INSERT INTO big SELECT 1, decode(repeat('00ff', 500000), 'hex'), repeat('x''y😀', 100000);
         CREATE TABLE empty ();
         "#,
     );
@@ -250,7 +250,7 @@ fn hostile_values_arrive_as_they_are() {
         assert_eq!(first("ta"), r#"[["a","NULL"],[null,"{}\\\""]]"#);
         assert_eq!(first("ip"), "10.0.0.1/8");
         let bytes: i64 = store.read(|tx| tx.scalar("SELECT length(b) FROM big", [])).unwrap();
-        assert_eq!(bytes, 20_000_000);
+        assert_eq!(bytes, 1_000_000);
         let notes = report.to_string();
         for part in ["inet is kept as PostgreSQL's text", "v.ia: 1 arrays", "v.d: 2 values"] {
             assert!(notes.contains(part), "{part} in {notes}");
