@@ -217,7 +217,7 @@ impl Table {
             let collation = text.collations.iter().find(|(column, _)| of_name(column));
             let expression = text.generated.iter().find(|(column, _)| of_name(column));
             columns.push(Column {
-                target: shortened(&name),
+                target: column_name(&name),
                 generated: None,
                 expression: expression.map(|(_, made)| made.clone()).unwrap_or_default(),
                 collation: collation.map(|(_, name)| name.clone()).filter(|name| name != "BINARY"),
@@ -476,7 +476,7 @@ impl Table {
         let child: Vec<String> = key
             .columns
             .iter()
-            .map(|(column, _)| quoted(&shortened(column)))
+            .map(|(column, _)| quoted(&column_name(column)))
             .collect();
         let parents = key.columns.iter().enumerate().map(|(at, (_, column))| match column {
             // It may be written in another case than the parent's column.
@@ -608,6 +608,15 @@ pub(super) fn default(text: &str, kind: PgType) -> Option<String> {
 
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The name of a column at the server, which has columns of its own in each table.
+fn column_name(name: &str) -> String {
+    const SYSTEM: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
+    match SYSTEM.contains(&name) {
+        true => format!("{name}_column"),
+        false => shortened(name),
+    }
 }
 
 /// The name, or its beginning with a number that is made of the whole name: PostgreSQL cuts names to 63 bytes.
