@@ -138,7 +138,7 @@ impl Translation<'_, '_> {
             Token::Word(name) | Token::Name(name) => {
                 if let Some((kind, name)) = (self.scope.column)(name) {
                     self.at += 1;
-                    return self.cast(quoted(&name), &kind);
+                    return self.cast(quoted(&name), &kind, self.at - 1);
                 }
                 match token {
                     Token::Word(word) if WORDS.contains(&word.as_str()) => {
@@ -166,6 +166,7 @@ impl Translation<'_, '_> {
 
     /// What is in parentheses, with the casts behind it.
     fn group(&mut self) -> Result<String, String> {
+        let start = self.at;
         let mut cursor = Cursor::new(&self.tokens[self.at..]);
         let inner = cursor.parenthesised().ok_or("a parenthesis has no end")?;
         self.at += inner.len() + 2;
@@ -196,7 +197,7 @@ impl Translation<'_, '_> {
             _ => None,
         };
         match kind {
-            Some(kind) => self.cast(format!("({text})"), &kind),
+            Some(kind) => self.cast(format!("({text})"), &kind, start),
             None if self.peek(0).is_some_and(|token| token.is_operator("::")) => {
                 Err("the type of what is cast is not known".into())
             }
@@ -229,8 +230,20 @@ impl Translation<'_, '_> {
         }
     }
 
-    /// The casts behind an operand of a known kind.
-    fn cast(&mut self, operand: String, kind: &Kind) -> Result<String, String> {
+    /// Whether an operator beside an operand takes more of it than whether two texts are the same.
+    fn is_ordered(&self, start: usize, or_compared: bool) -> bool {
+        let before = start.checked_sub(1).and_then(|at| self.tokens.get(at));
+        let is_other = |token: &Token| match token {
+            Token::Operator(operator) => {
+                or_compared || !["=", "<>", "!=", "||", "~~", "!~~"].contains(&operator.as_str())
+            }
+            _ => false,
+        };
+        before.is_some_and(is_other) || self.peek(0).is_some_and(is_other)
+    }
+
+    /// The casts behind an operand of a known kind, which begins at `start`.
+    fn cast(&mut self, operand: String, kind: &Kind, start: usize) -> Result<String, String> {
         let mut kind = kind.clone();
         let mut operand = operand;
         while let Some(next) = self.target_of_cast()? {
@@ -250,6 +263,10 @@ impl Translation<'_, '_> {
             }
         }
         match kind {
+            // PostgreSQL's order of enums, amounts, addresses and ranges is not that of their text.
+            Kind::AsText | Kind::Interval if self.is_ordered(start, kind == Kind::Interval) => {
+                Err("its text sorts otherwise".into())
+            }
             // Its text would be compared as text.
             Kind::Numeric => {
                 let is_null = self.peek(0).is_some_and(|token| token.is_word("is"));
@@ -306,6 +323,7 @@ impl Translation<'_, '_> {
     }
 
     fn call(&mut self, name: &str) -> Result<String, String> {
+        let start = self.at;
         let mut cursor = Cursor::new(&self.tokens[self.at + 1..]);
         let inner = cursor.parenthesised().ok_or("a call has no end")?;
         let after = self.at + 1 + inner.len() + 2;
@@ -322,7 +340,7 @@ impl Translation<'_, '_> {
         };
         self.at = after;
         if self.peek(0).is_some_and(|token| token.is_operator("::")) {
-            return self.cast(result, &Kind::Text);
+            return self.cast(result, &Kind::Text, start);
         }
         Ok(result)
     }
@@ -360,6 +378,8 @@ mod tests {
                 "id" | "n" => Kind::Integer,
                 "price" => Kind::Numeric,
                 "at" => Kind::Timestamp,
+                "ip" | "rating" => Kind::AsText,
+                "span" => Kind::Interval,
                 _ => return None,
             };
             Some((kind, name.to_owned()))
@@ -385,6 +405,10 @@ mod tests {
                 "(price)::double precision > 1",
                 r#"CAST((CAST("price" AS REAL)) AS REAL) > 1"#,
             ),
+            (
+                "(ip = '::1'::inet) AND (span IS NOT NULL)",
+                r#"("ip" = '::1') AND ("span" IS NOT NULL)"#,
+            ),
             ("(id > 0) AND (n IS NOT NULL)", r#"("id" > 0) AND ("n" IS NOT NULL)"#),
             ("lower((email)::text)", r#"lower(("email"))"#),
             ("(email ~~ '%@%'::text)", r#"("email" GLOB '*@*')"#),
@@ -407,6 +431,10 @@ mod tests {
             "(at + '1 day'::interval) > at",
             "to_tsvector('english'::regconfig, email)",
             "unknown = 1",
+            "ip > '10.0.0.1'::inet",
+            "('a'::text < rating)",
+            "(rating) >= 'b'::rating",
+            "span = span",
             "((at)::date > at)",
             "price <> 'NaN'::numeric",
             "price < '1) OR (1'::numeric",

@@ -188,6 +188,12 @@ impl Planner<'_> {
         }
     }
 
+    fn is_enum(&self, name: &TypeName) -> bool {
+        let found = Self::user_type(name);
+        let base = self.model.domains.get(&found).map(|domain| &domain.base);
+        !name.is_array && (self.model.enums.contains_key(&found) || base.is_some_and(|base| self.is_enum(base)))
+    }
+
     fn kind(&self, name: &TypeName) -> Kind {
         let found = Self::user_type(name);
         let kind = if self.model.enums.contains_key(&found) {
@@ -336,8 +342,15 @@ impl Planner<'_> {
 
     fn scoped(&self, tokens: &[Token], target: &Target, is_default: bool) -> Result<String, String> {
         let column = |name: &str| {
-            let column = target.columns.get(target.column(name)?)?;
-            Some((column.kind.clone(), column.name.clone()))
+            let at = target.column(name)?;
+            let column = target.columns.get(at)?;
+            // The order of an enum is not that of its text.
+            let source = self.model.table(&target.source).and_then(|table| table.columns.get(at));
+            let kind = match source.is_some_and(|source| self.is_enum(&source.type_name)) {
+                true => Kind::AsText,
+                false => column.kind.clone(),
+            };
+            Some((kind, column.name.clone()))
         };
         let scope = Scope {
             column: &column,
