@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use larder::{Error, Options, PostgresImportReport, PostgresNan, Store};
 use tempfile::TempDir;
@@ -97,7 +96,7 @@ impl Place {
 }
 
 fn pg_dump(server: &Postgres, database: &str, to: &Path, options: &[&str]) {
-    let mut command = Command::new("pg_dump");
+    let mut command = server.client("pg_dump");
     command.arg("-d").arg(server.url(database));
     let output = command.args(options).arg("-f").arg(to).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -275,7 +275,8 @@ fn dumps_that_lost_their_end_or_do_more_are_refused() {
     );
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("d.sql");
-    let made = std::process::Command::new("pg_dump")
+    let made = server
+        .client("pg_dump")
         .arg("-d")
         .arg(server.url("app"))
         .arg("-f")

@@ -187,7 +187,8 @@ fn dump_goes_into_the_schema_of_migrations() {
     );
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("d.sql");
-    let made = std::process::Command::new("pg_dump")
+    let made = server
+        .client("pg_dump")
         .arg("-d")
         .arg(server.url("app"))
         .arg("-f")

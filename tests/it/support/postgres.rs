@@ -66,19 +66,18 @@ impl Postgres {
             "--auth=trust",
             "--username=larder",
             "--encoding=UTF8",
-            "--locale=C.UTF-8",
+            "--locale=C",
             "-D",
         ]);
         let made = init.arg(&data).current_dir(folder.path()).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut port = 5432;
+        let port = if has_tls { free_port() } else { 5432 };
         if has_tls {
-            port = free_port();
             certificates(folder.path());
             let rules = "local all all trust\nhostssl all all samehost scram-sha-256\n";
             fs::write(data.join("pg_hba.conf"), rules).unwrap();
         }
-        let server = Self {
+        let mut server = Self {
             server: run(&bin, folder.path(), port, has_tls),
             bin,
             folder,
@@ -95,13 +94,33 @@ impl Postgres {
         self.wait();
     }
 
-    fn wait(&self) {
+    /// Waits until it answers. One that has ended is started again: another process may have taken its port.
+    fn wait(&mut self) {
         let give_up = Instant::now() + PATIENCE;
-        while !self.psql("postgres", "SELECT 1").status.success() {
+        let mut starts = 1;
+        loop {
             let log = || fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
             assert!(Instant::now() < give_up, "{}", log());
+            if let Some(status) = self.server.try_wait().unwrap() {
+                assert!(starts < 5, "the server ends with {status}: {}", log());
+                starts += 1;
+                if self.has_tls {
+                    self.port = free_port();
+                }
+                self.server = run(&self.bin, self.folder.path(), self.port, self.has_tls);
+            }
+            let socket = self.folder.path().join(format!(".s.PGSQL.{}", self.port));
+            if socket.exists() && self.psql("postgres", "SELECT 1").status.success() {
+                return;
+            }
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// A client of its own version, or that in PATH, which may be a script that looks for one.
+    pub(crate) fn client(&self, name: &str) -> Command {
+        let own = self.bin.join(name);
+        Command::new(if own.exists() { own } else { name.into() })
     }
 
     /// Makes an empty database and gives its URL.
@@ -138,7 +157,7 @@ impl Postgres {
     }
 
     fn psql(&self, database: &str, sql: &str) -> Output {
-        let mut command = Command::new("psql");
+        let mut command = self.client("psql");
         command.args([
             "-X",
             "-A",
@@ -214,7 +233,7 @@ fn certificates(folder: &Path) {
 }
 
 fn run(bin: &Path, folder: &Path, port: u16, has_tls: bool) -> Child {
-    let mut command = ordinary(&bin.join("postgres"));
+    let mut command = tied(&bin.join("postgres"));
     command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder);
     let (listen, tls) = match has_tls {
         true => ("listen_addresses=localhost", "ssl=on"),
@@ -240,6 +259,21 @@ fn ordinary(program: &Path) -> Command {
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(program);
+    command
+}
+
+/// As [`ordinary`], a command that ends when this thread does, where there is setpriv: a test that is killed leaves no server.
+fn tied(program: &Path) -> Command {
+    let help = Command::new("setpriv").arg("--help").output();
+    if !help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--pdeathsig")) {
+        return ordinary(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.arg("--pdeathsig=QUIT");
+    if is_root() {
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    }
+    command.arg(program);
     command
 }
 
