@@ -150,6 +150,34 @@ fn quarantined_rows_can_be_put_back() {
 }
 
 #[test]
+fn tables_and_keys_that_sqlite_names_otherwise_are_exported() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database("names");
+    let store = store(
+        "CREATE TABLE docs_content(id INTEGER PRIMARY KEY, body TEXT);
+         CREATE VIRTUAL TABLE docs USING fts5(body, content = 'docs_content', content_rowid = 'id');
+         CREATE TABLE k(k TEXT, email TEXT, xmin INTEGER, j TEXT UNIQUE CHECK (json_valid(j)),
+            PRIMARY KEY (k COLLATE rtrim), UNIQUE (email COLLATE nocase));
+         INSERT INTO docs_content VALUES (1, 'mine');
+         INSERT INTO k VALUES ('a', 'x', 7, '{}')",
+    );
+    let report = store.export_to_postgres(&url).infer_types(true).run().unwrap();
+    let run = |sql: &str| server.run("names", sql);
+    assert_eq!(run("SELECT body FROM docs_content"), "mine");
+    assert_eq!(run("SELECT xmin_column, j FROM k"), "7|{}");
+    for values in ["('a  ', 'y')", "('b', 'X')"] {
+        run(&format!(
+            "DO $$ BEGIN INSERT INTO k(k, email) VALUES {values}; RAISE 'it was not refused'; EXCEPTION WHEN unique_violation \
+             THEN END $$"
+        ));
+    }
+    let text = report.to_string();
+    for part in ["its name is xmin_column there", "shadow docs_data"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
 fn what_pragmas_do_not_say_is_exported_or_listed() {
     let Some(server) = Postgres::start() else { return };
     let url = server.database("text");
