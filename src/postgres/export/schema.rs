@@ -23,7 +23,6 @@ pub(super) struct Table {
     pub(super) checks: Vec<Vec<Token>>,
     /// What ON CONFLICT says.
     pub(super) conflicts: Vec<String>,
-    pub(super) is_strict: bool,
 }
 
 #[derive(Clone)]
@@ -85,7 +84,7 @@ pub(super) struct Schema {
 impl Schema {
     pub(super) fn read(conn: &Connection) -> rusqlite::Result<Self> {
         let mut list = conn.prepare(
-            "SELECT l.name, l.type, l.wr, coalesce(s.sql, ''), l.strict FROM pragma_table_list l
+            "SELECT l.name, l.type, l.wr, coalesce(s.sql, '') FROM pragma_table_list l
              JOIN sqlite_schema s ON s.name = l.name AND s.type IN ('table', 'view')
              WHERE l.schema = 'main' AND l.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY l.name",
         )?;
@@ -95,23 +94,22 @@ impl Schema {
                 row.get::<_, String>(1)?,
                 row.get::<_, bool>(2)?,
                 row.get::<_, String>(3)?,
-                row.get::<_, bool>(4)?,
             ))
         })?;
         let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
         let virtuals: Vec<(String, String)> = rows
             .iter()
             .filter(|(_, kind, ..)| kind == "virtual")
-            .map(|(name, .., sql, _)| (name.clone(), sql.clone()))
+            .map(|(name, .., sql)| (name.clone(), sql.clone()))
             .collect();
         let (mut tables, mut others) = (Vec::new(), Vec::new());
-        for (name, kind, without_rowid, sql, is_strict) in rows {
+        for (name, kind, without_rowid, sql) in rows {
             match kind.as_str() {
                 // A table of the program that has the name of one: full-text search of `content='docs_content'`.
                 "shadow" if is_content(&name, &virtuals) => {
-                    tables.push(Table::read(conn, name, !without_rowid, is_strict, &sql)?);
+                    tables.push(Table::read(conn, name, !without_rowid, &sql)?);
                 }
-                "table" => tables.push(Table::read(conn, name, !without_rowid, is_strict, &sql)?),
+                "table" => tables.push(Table::read(conn, name, !without_rowid, &sql)?),
                 // Tables in which a virtual table keeps its data are listed too: SQLite knows them by their names alone.
                 "shadow" | "virtual" => {
                     let count = format!("SELECT count(*) FROM main.{}", quoted(&name));
@@ -192,11 +190,10 @@ impl Table {
             foreign_keys: Vec::new(),
             checks: Vec::new(),
             conflicts: Vec::new(),
-            is_strict: true,
         }
     }
 
-    fn read(conn: &Connection, name: String, has_rowid: bool, is_strict: bool, sql: &str) -> rusqlite::Result<Self> {
+    fn read(conn: &Connection, name: String, has_rowid: bool, sql: &str) -> rusqlite::Result<Self> {
         let text = TableText::parse(sql);
         let mut info =
             conn.prepare("SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo(?1)")?;
@@ -241,7 +238,6 @@ impl Table {
             foreign_keys: foreign_keys(conn, &name, &text.deferrals)?,
             checks: text.checks,
             conflicts: text.conflicts,
-            is_strict,
             has_identity,
             has_rowid,
             name,
