@@ -972,7 +972,7 @@ fn changed(table: &Table) -> Vec<ExportNote> {
     };
     for column in &table.columns {
         let name = format!("column {}.{}", table.name, column.name);
-        if column.target != column.name {
+        if column.target != schema::shortened(&column.name) {
             note(name.clone(), &format!("its name is {} there", column.target));
         }
         if column.generated.is_some() {
