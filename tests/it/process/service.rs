@@ -852,7 +852,7 @@ fn request_in_progress_at_signal_is_finished() {
         connection.get_mut().write_all(body.as_bytes()).unwrap();
         let answer = rest(connection);
         assert!(answer.starts_with("HTTP/1.1 201 Created\r\n"), "{answer}");
-        // Nobody listens, or a connection that was accepted before is told so.
+        // Nothing listens, or a connection that was accepted before is told so.
         let answer = idle.get("/healthz");
         assert!(answer.as_ref().is_ok_and(|answer| answer.status == 503) || answer.is_err());
         // If the service had not come to read it before the signal it is closed without an answer.
