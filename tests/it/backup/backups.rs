@@ -7,7 +7,6 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -18,9 +17,7 @@ use larder::rusqlite::{Connection, OpenFlags};
 use larder::{Access, AlertKind, Backup, BackupReport, BackupStage, Error, Options, Outcome, Store};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::child::{
-    Child, PATIENCE, Task, as_ordinary_user, is_root, listen, set_mode, skipped, succeeds, tell,
-};
+use crate::support::child::{Child, PATIENCE, Task, after_mounting, as_ordinary_user, listen, set_mode, tell};
 use crate::support::{RaiseOnDrop, log, names_in};
 
 /// Two accounts and what was moved between them: the sum stays, and so does the number of rows of both logs.
@@ -812,18 +809,12 @@ fn may_not_write(args: &[String]) {
 
 #[test]
 fn full_disk_is_an_error_and_frees_space() {
-    if !is_root() {
-        return skipped("only root can make a small disk");
-    }
     let folder = tempdir().unwrap();
     let disk = folder.path().to_str().unwrap();
     let mount = format!("mount -t tmpfs -o size=1536k larder '{disk}'");
-    if !succeeds(Command::new("unshare").args(["-m", "sh", "-c", &mount])) {
-        return skipped("no mount namespace can be made here");
-    }
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
-    command.arg(std::env::current_exe().unwrap());
+    let Some(command) = after_mounting(&mount) else {
+        return;
+    };
     let child = Child::start_by(command, "backup::backups", "fills the disk", &[disk]);
     child.expect("done");
     child.finish();

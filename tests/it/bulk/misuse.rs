@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use larder::{Constraint, Error, OnViolation, Options, Outcome, Store};
 
-use crate::support::child::{Child, Task, is_root, skipped, succeeds, tell};
+use crate::support::child::{Child, Task, after_mounting, tell};
 use crate::support::{count, until};
 
 const INSERT: &str = "INSERT INTO t VALUES (?1, ?2)";
@@ -210,18 +209,12 @@ fn deferred_keys_are_judged_for_each_slice_and_the_error_says_so() {
 
 #[test]
 fn full_disk_keeps_the_slices_before_and_the_job_goes_on() {
-    if !is_root() {
-        return skipped("only root can make a small disk");
-    }
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().to_str().unwrap();
     let mount = format!("mount -t tmpfs -o size=8m larder '{disk}'");
-    if !succeeds(Command::new("unshare").args(["-m", "sh", "-c", &mount])) {
-        return skipped("no mount namespace can be made here");
-    }
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
-    command.arg(std::env::current_exe().unwrap());
+    let Some(command) = after_mounting(&mount) else {
+        return;
+    };
     let child = Child::start_by(command, "bulk::misuse", "fill", &[disk]);
     child.expect("done");
     child.finish();

@@ -2,16 +2,13 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::{Connection, ffi};
 use larder::{AlertKind, Error, Migration, Migrations, Options, Store, WriteTx};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::child::{
-    Child, PATIENCE, Task, as_ordinary_user, is_root, listen, set_mode, skipped, succeeds, tell,
-};
+use crate::support::child::{Child, PATIENCE, Task, after_mounting, as_ordinary_user, listen, set_mode, tell};
 
 const MODULE: &str = "connection::causes";
 
@@ -215,18 +212,12 @@ const SPACE: &str = "size=1536k";
 
 #[test]
 fn full_disk_is_named_with_what_is_left() {
-    if !is_root() {
-        return skipped("only root can make a small disk");
-    }
     let folder = tempdir().unwrap();
     let disk = folder.path().to_str().unwrap();
     let mount = format!("mount -t tmpfs -o {SPACE} larder '{disk}'");
-    if !succeeds(Command::new("unshare").args(["-m", "sh", "-c", &mount])) {
-        return skipped("no mount namespace can be made here");
-    }
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
-    command.arg(std::env::current_exe().unwrap());
+    let Some(command) = after_mounting(&mount) else {
+        return;
+    };
     let child = Child::start_by(command, MODULE, "fill the disk", &[&format!("{disk}/app.db")]);
     for _ in 0..2 {
         let message = child.line();

@@ -15,7 +15,7 @@ use larder::rusqlite::{Connection, ErrorCode, ffi::SQLITE_IOERR_WRITE};
 use larder::{Access, AutoVacuum, Error, Migration, Migrations, Options, Outcome, Result, Role, Store};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::child::{self, Child, is_root, skipped, succeeds, tell};
+use crate::support::child::{self, Child, after_mounting, is_root, skipped, succeeds, tell};
 use crate::support::count;
 
 /// In blocks of 512 bytes, or of 1024 where the shell is bash: a limit of 256 KiB or 512 KiB for each file.
@@ -479,18 +479,6 @@ fn log_that_does_not_fit(path: &Path) {
     assert_eq!(count(&store), LEFT);
     assert_sound(&store);
     assert!(!store.close().unwrap().wal_truncated);
-}
-
-/// A command that runs this binary where these file systems are mounted, or `None` (said visibly).
-fn after_mounting(mount: &str) -> Option<Command> {
-    if !succeeds(Command::new("unshare").args(["-m", "sh", "-c", mount])) {
-        skipped("no mount namespace can be made here");
-        return None;
-    }
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
-    command.arg(std::env::current_exe().unwrap());
-    Some(command)
 }
 
 /// Runs a role of [`child`] with a small disk at that folder, of which nothing is left afterwards.

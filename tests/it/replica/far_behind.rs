@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::follower::{catch_up, close, fill, options, rows, upload};
 use super::hooked::{Hooked, away};
-use crate::support::child::{Child, PATIENCE, Task, is_root, skipped, succeeds, tell};
+use crate::support::child::{Child, PATIENCE, Task, after_mounting, tell};
 
 /// Longer than any test waits for it by itself.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -132,19 +132,12 @@ fn waiting_callers_make_few_requests() {
 
 #[test]
 fn follower_waits_for_room_on_its_disk() {
-    if !is_root() {
-        return skipped("only root can make a small disk");
-    }
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().to_str().unwrap();
     let mount = format!("mount -t tmpfs -o size=8m larder '{disk}'");
-    let mut unshare = std::process::Command::new("unshare");
-    if !succeeds(unshare.args(["-m", "sh", "-c", &mount])) {
-        return skipped("no mount namespace can be made here");
-    }
-    let mut command = std::process::Command::new("unshare");
-    command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
-    command.arg(std::env::current_exe().unwrap());
+    let Some(command) = after_mounting(&mount) else {
+        return;
+    };
     let child = Child::start_by(command, "replica::far_behind", "small disk", &[disk]);
     child.expect("done");
     child.finish();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use larder::{Checkpoints, Durability, Error, Migration, Migrations, Options, Role, Store, Template};
 
-use crate::support::child::{self, Child, is_root, skipped, succeeds, tell};
+use crate::support::child::{self, Child, after_mounting, tell};
 use crate::support::log;
 
 pub(crate) fn child(task: &child::Task) {
@@ -49,22 +49,10 @@ fn this_binary() -> Command {
     Command::new(std::env::current_exe().unwrap())
 }
 
-/// A command that runs this binary where something else is at `/dev/shm`.
-fn with_other_memory(mount: &str) -> Option<Command> {
-    if !is_root() || !succeeds(Command::new("unshare").args(["-m", "sh", "-c", mount])) {
-        skipped("no mount namespace can be made here");
-        return None;
-    }
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
-    command.arg(std::env::current_exe().unwrap());
-    Some(command)
-}
-
 #[test]
 fn temporary_store_is_in_memory_where_there_is_room() {
     let mount = "mount -t tmpfs -o size=2g larder /dev/shm";
-    let Some(command) = with_other_memory(mount) else {
+    let Some(command) = after_mounting(mount) else {
         return;
     };
     let (path, event) = place(command, |_| {});
@@ -75,7 +63,7 @@ fn temporary_store_is_in_memory_where_there_is_room() {
 /// As in a container, where 64 MiB are all.
 #[test]
 fn temporary_store_is_on_disk_where_memory_is_small_and_says_so() {
-    let Some(command) = with_other_memory("mount -t tmpfs -o size=64m larder /dev/shm") else {
+    let Some(command) = after_mounting("mount -t tmpfs -o size=64m larder /dev/shm") else {
         return;
     };
     let (path, event) = place(command, |_| {});
@@ -89,7 +77,7 @@ fn temporary_store_is_on_disk_where_memory_is_small_and_says_so() {
 
 #[test]
 fn temporary_store_is_on_disk_where_memory_cannot_be_written() {
-    let Some(command) = with_other_memory("mount -t tmpfs -o size=2g,ro larder /dev/shm") else {
+    let Some(command) = after_mounting("mount -t tmpfs -o size=2g,ro larder /dev/shm") else {
         return;
     };
     let (path, event) = place(command, |_| {});

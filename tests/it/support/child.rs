@@ -284,14 +284,21 @@ pub(crate) fn as_user(id: u32, folder: &Path) -> Option<Command> {
 /// A command that runs this binary where `folder` is mounted read-only, or `None` (said visibly).
 pub(crate) fn with_read_only_mount(folder: &Path) -> Option<Command> {
     let folder = folder.to_str().expect("a plain path").to_owned();
-    let mount = format!("mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}");
+    after_mounting(&format!(
+        "mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
+    ))
+}
+
+/// A command that runs this binary in a mount namespace of its own, after that shell command; or `None` (said visibly).
+/// Only root may make one.
+pub(crate) fn after_mounting(mount: &str) -> Option<Command> {
     let in_namespace = |run: &str| {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", run, "sh"]);
         command
     };
-    if !succeeds(&mut in_namespace(&mount)) {
-        skipped("this machine allows no mounts in a namespace of their own");
+    if !succeeds(&mut in_namespace(mount)) {
+        skipped("this user may mount nothing in a namespace of its own");
         return None;
     }
     let mut command = in_namespace(&format!("{mount} && exec \"$@\""));

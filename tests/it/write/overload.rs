@@ -2,7 +2,6 @@
 //! site responsible, and all of them clear.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use larder::{AlertKind, Error, Options, ReadOptions, Result, Stats, Store, WriteOptions};
 use tracing::Level;
 
-use crate::support::child::{Child, Task, is_root, listen, skipped, succeeds, tell};
+use crate::support::child::{Child, Task, after_mounting, listen, tell};
 use crate::support::{RaiseOnDrop, log};
 
 /// In another process, on a disk of its own.
@@ -191,18 +190,12 @@ fn a_write_hogs_the_writer(store: &Store) {
 
 #[test]
 fn full_disk_is_reported_with_culprit_and_clears() {
-    if !is_root() {
-        return skipped("only root can make a small disk");
-    }
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().to_str().unwrap();
     let mount = format!("mount -t tmpfs -o size=8m larder '{disk}'");
-    if !succeeds(Command::new("unshare").args(["-m", "sh", "-c", &mount])) {
-        return skipped("no mount namespace can be made here");
-    }
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
-    command.arg(std::env::current_exe().unwrap());
+    let Some(command) = after_mounting(&mount) else {
+        return;
+    };
     let child = Child::start_by(command, "write::overload", "fill the disk", &[disk]);
     child.expect("done");
     child.finish();
