@@ -1,14 +1,14 @@
 //! Exports to a real server.
 
 use std::ops::ControlFlow;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, thread};
 
 use larder::rusqlite::params;
 use larder::{Error, ExportStage, OnMisfit, Options, Outcome, PgType, Store};
 
-use crate::support::child::{Child, PATIENCE, Task, listen, skipped, tell};
-use crate::support::postgres::Postgres;
+use crate::support::child::{Child, PATIENCE, Task, listen, tell};
+use crate::support::postgres::{Postgres, chinook};
 
 const SHOP: &str = "
     CREATE TABLE customers(
@@ -102,15 +102,9 @@ fn export_keeps_rows_keys_and_constraints_and_lists_the_rest() {
 
 #[test]
 fn chinook_is_at_the_server_row_by_row() {
-    let Ok(file) = env::var("LARDER_CHINOOK") else {
-        skipped("LARDER_CHINOOK names no copy of the Chinook database");
-        return;
-    };
-    let Some(server) = Postgres::start() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("chinook.db");
-    std::fs::copy(file, &path).unwrap();
-    let store = Options::new().open(&path).unwrap();
+    let Some(store) = chinook(folder.path()) else { return };
+    let Some(server) = Postgres::start() else { return };
     let report = store.export_to_postgres(&server.database("chinook")).run().unwrap();
     println!("{report}");
     assert!(report.misfits.is_empty() && report.tables.len() == 11, "{report}");

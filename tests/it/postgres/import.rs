@@ -1,11 +1,12 @@
 //! Imports from a real server, and from dumps that its `pg_dump` makes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use larder::{Error, Options, PostgresImportReport, PostgresNan, Store};
 use tempfile::TempDir;
 
+use crate::support::names_in;
 use crate::support::postgres::Postgres;
 
 /// A schema like that of a shop: enum, domain, arrays, indexes of all kinds, keys that refer to each other.
@@ -84,22 +85,9 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// Names in the folder.
     fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.folder.path()).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
+        names_in(self.folder.path())
     }
-}
-
-fn pg_dump(server: &Postgres, database: &str, to: &Path, options: &[&str]) {
-    let mut command = server.client("pg_dump");
-    command.arg("-d").arg(server.url(database));
-    let output = command.args(options).arg("-f").arg(to).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn texts(store: &Store, sql: &str) -> Vec<String> {
@@ -126,15 +114,14 @@ fn schema_and_rows_are_the_same_from_a_server_and_from_its_dumps() {
     let place = Place::new();
     let live = Store::import_from_postgres(&url, place.file("live.db")).run().unwrap();
     println!("{live}");
-    pg_dump(&server, "shop", &place.file("copy.sql"), &[]);
-    pg_dump(&server, "shop", &place.file("inserts.sql"), &["--inserts"]);
-    pg_dump(
-        &server,
+    server.dump("shop", &place.file("copy.sql"), &[]);
+    server.dump("shop", &place.file("inserts.sql"), &["--inserts"]);
+    server.dump(
         "shop",
         &place.file("columns.sql"),
         &["--column-inserts", "--rows-per-insert=3"],
     );
-    pg_dump(&server, "shop", &place.file("copy.sql.gz"), &["-Z", "6"]);
+    server.dump("shop", &place.file("copy.sql.gz"), &["-Z", "6"]);
     let wanted = [("film", 2), ("payment", 3), ("staff", 2), ("store", 1)];
     let mut stores = vec![Store::open(place.file("live.db")).unwrap()];
     for name in ["copy.sql", "inserts.sql", "columns.sql", "copy.sql.gz"] {
@@ -227,8 +214,8 @@ fn hostile_values_arrive_as_they_are() {
         "#,
     );
     let place = Place::new();
-    pg_dump(&server, "hostile", &place.file("d.sql"), &[]);
-    pg_dump(&server, "hostile", &place.file("i.sql"), &["--inserts"]);
+    server.dump("hostile", &place.file("d.sql"), &[]);
+    server.dump("hostile", &place.file("i.sql"), &["--inserts"]);
     let imports = [
         Store::import_from_postgres(&url, place.file("live.db")),
         Store::import_from_pg_dump(place.file("d.sql"), place.file("d.db")),
@@ -271,7 +258,7 @@ fn generated_values_that_sqlite_would_compute_otherwise_are_kept() {
          INSERT INTO t VALUES (1, 12.50, 2, 'ärger', 7)",
     );
     let place = Place::new();
-    pg_dump(&server, "generated", &place.file("d.sql"), &[]);
+    server.dump("generated", &place.file("d.sql"), &[]);
     let live = Store::import_from_postgres(&url, place.file("live.db")).run().unwrap();
     let dump = Store::import_from_pg_dump(place.file("d.sql"), place.file("d.db"))
         .run()
@@ -341,7 +328,7 @@ fn failed_imports_leave_nothing() {
     );
     let place = Place::new();
     let dump = place.file("d.sql");
-    pg_dump(&server, "app", &dump, &[]);
+    server.dump("app", &dump, &[]);
     let whole = fs::read_to_string(&dump).unwrap();
     // Cut in the middle of the rows.
     let rows = whole.find("2\tb").unwrap();

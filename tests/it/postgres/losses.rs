@@ -304,14 +304,7 @@ fn dumps_that_lost_their_end_or_do_more_are_refused() {
     );
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("d.sql");
-    let made = server
-        .client("pg_dump")
-        .arg("-d")
-        .arg(server.url("app"))
-        .arg("-f")
-        .arg(&dump)
-        .status();
-    assert!(made.unwrap().success());
+    server.dump("app", &dump, &[]);
     let whole = std::fs::read_to_string(&dump).unwrap();
     let to = folder.path().join("app.db");
     let run = |text: &str| {

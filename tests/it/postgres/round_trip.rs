@@ -1,12 +1,10 @@
 //! There and back: the rows are the same afterwards, in their types too.
 
-use std::env;
 use std::path::Path;
 
 use larder::{Migration, Migrations, Options, PgType, Store};
 
-use crate::support::child::skipped;
-use crate::support::postgres::Postgres;
+use crate::support::postgres::{Postgres, chinook};
 
 /// Every row of every table with the classes of its values, in the order of its text.
 fn rows(store: &Store) -> Vec<(String, Vec<String>)> {
@@ -92,15 +90,9 @@ fn every_class_of_sqlite_comes_back() {
 
 #[test]
 fn chinook_comes_back() {
-    let Ok(file) = env::var("LARDER_CHINOOK") else {
-        skipped("LARDER_CHINOOK names no copy of the Chinook database");
-        return;
-    };
-    let Some(server) = Postgres::start() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("chinook.db");
-    std::fs::copy(file, &path).unwrap();
-    let store = Options::new().open(&path).unwrap();
+    let Some(store) = chinook(folder.path()) else { return };
+    let Some(server) = Postgres::start() else { return };
     let schema = store.read(|tx| {
         tx.query_map(
             "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'",
@@ -187,14 +179,7 @@ fn dump_goes_into_the_schema_of_migrations() {
     );
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("d.sql");
-    let made = server
-        .client("pg_dump")
-        .arg("-d")
-        .arg(server.url("app"))
-        .arg("-f")
-        .arg(&dump)
-        .status();
-    assert!(made.unwrap().success());
+    server.dump("app", &dump, &[]);
     let to = folder.path().join("app.db");
     let import = |sql: &'static str| {
         let options = Options::new().migrations(Migrations::new([Migration::new(1, "users", sql)]));

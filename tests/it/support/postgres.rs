@@ -1,11 +1,12 @@
 //! A real PostgreSQL in a temporary folder: on a unix socket, as an unprivileged user, stopped when it is dropped.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
+use larder::Store;
 use tempfile::TempDir;
 
 use super::child::{PATIENCE, is_root, set_mode, skipped};
@@ -121,6 +122,15 @@ impl Postgres {
     pub(crate) fn client(&self, name: &str) -> Command {
         let own = self.bin.join(name);
         Command::new(if own.exists() { own } else { name.into() })
+    }
+
+    /// Dumps a database by `pg_dump`.
+    #[track_caller]
+    pub(crate) fn dump(&self, database: &str, to: &Path, options: &[&str]) {
+        let mut command = self.client("pg_dump");
+        command.arg("-d").arg(self.url(database));
+        let output = command.args(options).arg("-f").arg(to).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Makes an empty database and gives its URL.
@@ -286,4 +296,15 @@ fn folder_of_programs() -> Option<PathBuf> {
         .into_iter()
         .rev()
         .find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+}
+
+/// A store of a copy of the Chinook database in that folder, or `None` (said visibly).
+pub(crate) fn chinook(folder: &Path) -> Option<Store> {
+    let Ok(file) = env::var("LARDER_CHINOOK") else {
+        skipped("LARDER_CHINOOK names no copy of the Chinook database");
+        return None;
+    };
+    let path = folder.join("chinook.db");
+    fs::copy(file, &path).unwrap();
+    Some(Store::open(path).unwrap())
 }
