@@ -216,22 +216,13 @@ pub(crate) fn open_writer_again(file: &Arc<OpenFile>, options: &Settings) -> Res
 /// A connection that moves the log into the database file and does nothing else. `on_connect` does not run for it.
 pub(crate) struct CheckpointConnection {
     /// Released before the connection closes: fields are dropped in this order.
-    lease: Lease,
-    conn: Option<Connection>,
+    _lease: Lease,
+    conn: Connection,
 }
 
 impl CheckpointConnection {
     pub(crate) fn conn(&self) -> &Connection {
-        self.conn.as_ref().expect("it is there until the drop")
-    }
-}
-
-impl Drop for CheckpointConnection {
-    fn drop(&mut self) {
-        self.lease.release();
-        if let Some(conn) = self.conn.take() {
-            close(conn);
-        }
+        &self.conn
     }
 }
 
@@ -245,8 +236,8 @@ pub(crate) fn open_for_checkpoints(
     let lease = file.lease().ok_or(Error::Closed)?;
     file.compare()?;
     let opened = CheckpointConnection {
-        lease,
-        conn: Some(open_to_write(path, options)?),
+        _lease: lease,
+        conn: open_to_write(path, options)?,
     };
     let conn = opened.conn();
     set_checkpoint_at_close(conn, false)?;
