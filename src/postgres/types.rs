@@ -54,40 +54,27 @@ const DAY: i64 = 86_400_000_000;
 /// Days from 1970-01-01 to 2000-01-01.
 const EPOCH: i64 = 10_957;
 
-const ALL: [(PgType, u32, &str); 16] = [
-    (PgType::Bool, 16, "boolean"),
-    (PgType::Int2, 21, "smallint"),
-    (PgType::Int4, 23, "integer"),
-    (PgType::Int8, 20, "bigint"),
-    (PgType::Float4, 700, "real"),
-    (PgType::Float8, 701, "double precision"),
-    (PgType::Numeric, 1700, "numeric"),
-    (PgType::Text, 25, "text"),
-    (PgType::Bytea, 17, "bytea"),
-    (PgType::Date, 1082, "date"),
-    (PgType::Time, 1083, "time"),
-    (PgType::Timestamp, 1114, "timestamp"),
-    (PgType::Timestamptz, 1184, "timestamptz"),
-    (PgType::Uuid, 2950, "uuid"),
-    (PgType::Json, 114, "json"),
-    (PgType::Jsonb, 3802, "jsonb"),
-];
-
 impl PgType {
-    /// The type with that object identifier in `pg_type`; `varchar`, `char` and `name` are text.
-    #[allow(dead_code, reason = "imports need it")]
-    pub(crate) fn of_oid(oid: u32) -> Option<Self> {
-        match oid {
-            19 | 1042 | 1043 => Some(PgType::Text),
-            _ => ALL.iter().find(|(_, known, _)| *known == oid).map(|(kind, ..)| *kind),
-        }
-    }
-
     /// Its name in SQL.
     pub(crate) fn sql(self) -> &'static str {
-        ALL.iter()
-            .find(|(kind, ..)| *kind == self)
-            .map_or("text", |(.., name)| name)
+        match self {
+            PgType::Bool => "boolean",
+            PgType::Int2 => "smallint",
+            PgType::Int4 => "integer",
+            PgType::Int8 => "bigint",
+            PgType::Float4 => "real",
+            PgType::Float8 => "double precision",
+            PgType::Numeric => "numeric",
+            PgType::Text => "text",
+            PgType::Bytea => "bytea",
+            PgType::Date => "date",
+            PgType::Time => "time",
+            PgType::Timestamp => "timestamp",
+            PgType::Timestamptz => "timestamptz",
+            PgType::Uuid => "uuid",
+            PgType::Json => "json",
+            PgType::Jsonb => "jsonb",
+        }
     }
 }
 
