@@ -301,13 +301,12 @@ fn migration_waits_as_long_as_migration_timeout() {
     let_go.send(()).unwrap();
     blocking.wait().unwrap();
     // On a busy machine its steps may begin too late once more.
-    let made = loop {
+    loop {
         match hasty.migrate() {
             Err(Error::QueueTimeout { .. }) => {}
-            made => break made.unwrap(),
+            made => break drop(made.unwrap()),
         }
-    };
-    assert!(made.steps.len() <= 3);
+    }
     assert_eq!(applied(&hasty), [1, 2, 3]);
 }
 
