@@ -5,12 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use larder::{Constraint, Error, OnViolation, Options, Outcome, Store};
 
 use crate::support::child::{Child, PATIENCE, Task, listen, tell};
-use crate::support::{RaiseOnDrop, count, until};
+use crate::support::{RaiseOnDrop, count, log, until};
 
 const INSERT: &str = "INSERT INTO t(id, text) VALUES (?1, ?2)";
 
@@ -349,9 +351,16 @@ fn job_of_a_name_that_runs_is_refused() {
 
 #[test]
 fn closing_ends_it_at_a_slice() {
-    let store = store();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Store::open(&path).unwrap();
+    make(&store);
+    let load = |store: Store, to| {
+        let rows = (0..to).map(|id| (id, "many"));
+        store.bulk().resumable("load").insert(INSERT, rows).run()
+    };
     let again = store.clone();
-    let job = thread::spawn(move || again.bulk().insert(INSERT, (0..).map(|id| (id, "endless"))).run());
+    let job = thread::spawn(move || load(again, i64::MAX));
     until(&store, |stats| stats.bulk.iter().any(|job| job.rows > 0));
     store.close().unwrap();
     let error = job.join().unwrap().unwrap_err();
@@ -365,6 +374,53 @@ fn closing_ends_it_at_a_slice() {
         panic!("{error}")
     };
     assert!(*rows > 0 && matches!(**source, Error::Closed), "{error}");
+    // It goes on behind that slice.
+    let total = *rows as i64 + 1000;
+    let store = Store::open(&path).unwrap();
+    let report = load(store.clone(), total).unwrap();
+    assert_eq!((report.resumed_from, report.rows), (*rows, 1000));
+    assert_eq!((count(&store), sum(&store)), (total, (0..total).sum()));
+}
+
+#[test]
+fn slices_are_no_slow_writes() {
+    log::collect();
+    let store = Options::new().slow_write_threshold(Duration::ZERO).open_temp().unwrap();
+    make(&store);
+    let before = store.stats().slow_writes;
+    assert!(before > 0, "each other write is slow");
+    store.bulk().insert(INSERT, rows(0, 5000)).run().unwrap();
+    let stats = store.stats();
+    assert_eq!((stats.slow_writes, stats.bulk_rows), (before, 5000));
+    let path = store.path().to_str().unwrap();
+    let of_slice = |event: &log::Event| event.mentions(path) && event.mentions("bulk/inserts.rs");
+    let told = log::events(|event| event.message.contains("slow") && of_slice(event));
+    assert_eq!(told.len() as u64, before, "{told:?}");
+}
+
+/// The time left is by the rows that are left and the rate so far.
+#[test]
+fn progress_has_the_rate_and_the_time_left() {
+    const ROWS: i64 = 50_000_000;
+    let store = store();
+    let seen = Arc::new(Mutex::new(None));
+    let sees = Arc::clone(&seen);
+    let job = store.bulk().progress(move |progress| {
+        if progress.rows == 0 || progress.eta.is_none() {
+            return ControlFlow::Continue(());
+        }
+        *sees.lock().unwrap() = Some(*progress);
+        ControlFlow::Break(())
+    });
+    let report = job.insert(INSERT, (0..ROWS).map(|id| (id, "x"))).run().unwrap();
+    assert!(report.cancelled);
+    let progress = seen.lock().unwrap().unwrap();
+    let rate = progress.rows as f64 / progress.elapsed.as_secs_f64();
+    assert!((progress.rows_per_second / rate - 1.0).abs() < 1e-6, "{progress:?}");
+    let whole = progress.rows as f64 + progress.eta.unwrap().as_secs_f64() * rate;
+    // Some rows are in memory and not counted as written yet.
+    assert!((whole / ROWS as f64 - 1.0).abs() < 0.01, "{whole}, {progress:?}");
+    assert_eq!(progress.bytes, 9 * progress.rows);
 }
 
 #[test]

@@ -119,6 +119,32 @@ fn retention_is_exported_while_it_runs() {
     until(&path, "larder_retention_failures", &[], |value| value == 0.0);
 }
 
+#[test]
+fn bulk_jobs_are_exported_while_they_run() {
+    exporter();
+    let store = Options::new()
+        .monitor_interval(Duration::from_millis(20))
+        .open_temp()
+        .unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY) STRICT"))
+        .unwrap();
+    let path = store.path().to_owned();
+    let (sender, rows) = std::sync::mpsc::channel();
+    let job = std::thread::spawn(move || {
+        let report = store.bulk().insert("INSERT INTO t VALUES (?1)", rows).run();
+        (store, report)
+    });
+    (0..100).for_each(|id| sender.send((id,)).unwrap());
+    until(&path, "larder_bulk_jobs", &[], |value| value == 1.0);
+    until(&path, "larder_bulk_rows_total", &[], |value| value == 100.0);
+    until(&path, "larder_bulk_share", &[], |value| value > 0.0 && value < 1.0);
+    drop(sender);
+    let (_store, report) = job.join().unwrap();
+    assert_eq!(report.unwrap().rows, 100);
+    until(&path, "larder_bulk_jobs", &[], |value| value == 0.0);
+}
+
 // ---- what should be there ----
 
 /// Each metric as the table names it, the labels that it has beside the path, and what it should be at; of a histogram how
