@@ -169,10 +169,7 @@ impl ClockGuard {
             if self.is_near(wall) {
                 self.state.believed = wall;
             } else {
-                self.state.other = Some(Other {
-                    time: wall,
-                    held: Duration::ZERO,
-                });
+                self.state.other = Some(self.other(wall));
             }
         }
         wall.min(self.state.believed)

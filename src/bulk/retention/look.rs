@@ -5,7 +5,7 @@
 //! reads all of them, up to [`MAX_TIES`], and passes over those that it has seen.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rusqlite::types::Value;
 
@@ -29,8 +29,8 @@ const EARLIEST: i64 = 100_000_000;
 /// makes more of a difference.
 const STALE: Duration = Duration::from_secs(365 * 86_400);
 
-/// Rows of one time that a sweep passes over, if the index does not order them. Behind them it goes on with the next time, and the
-/// next sweep begins from the start.
+/// Rows of one time that a sweep passes over, if the index does not order them. Behind them it goes on with the next time,
+/// and the next sweep begins from the start.
 const MAX_TIES: usize = if cfg!(test) { 500 } else { 50_000 };
 
 /// The time of a row, and its rowid.
@@ -369,13 +369,11 @@ impl Target {
         let Some((time, rowid)) = rows.last() else {
             return before;
         };
-        let mut passed = HashSet::new();
+        let of_same_time = before.filter(|before| before.time == *time);
+        let mut passed = of_same_time.map(|before| before.passed).unwrap_or_default();
         if self.ties == Ties::Unknown {
             let of_same_time = rows.iter().rev().take_while(|(other, _)| other == time);
             passed.extend(of_same_time.map(|(_, rowid)| *rowid));
-            if let Some(before) = before.filter(|before| before.time == *time) {
-                passed.extend(before.passed);
-            }
         }
         Some(Position {
             time: time.clone(),
@@ -539,10 +537,7 @@ fn shown(time: &Value, milliseconds: bool) -> String {
 }
 
 fn shown_time(time: Duration) -> String {
-    match threshold(Form::Space, false, time, Duration::ZERO) {
-        Value::Text(text) => text,
-        _ => String::new(),
-    }
+    date::utc(UNIX_EPOCH + time)
 }
 
 /// The time, in the form of the column, before which rows are too old. `now` is the time since 1970. A text is rounded down

@@ -108,9 +108,9 @@ impl RetainOptions {
     ///
     /// A clock that is set a year ahead by mistake would make every row too old. So the time of a retention advances with
     /// the uptime of the machine, and follows the clock where the two differ by at most a tenth of the time for which rows
-    /// are kept (at least a second, at most three days). A larger jump ahead is followed when the process has run for this long since, and the
-    /// clock has kept the time; rows go on to become old by the time from before. A clock that goes back is followed at
-    /// once: rows stay for longer.
+    /// are kept (at least a second, at most three days). A larger jump ahead is followed when the process has run for this
+    /// long since, and the clock has kept the time; rows go on to become old by the time from before. A clock that goes
+    /// back is followed at once: rows stay for longer.
     ///
     /// A machine that was off, or a copy of the database that is opened later, looks the same as a clock that was set
     /// ahead, so a long absence is held, too. (On Linux, a process that comes back on the same boot knows how long it was

@@ -109,8 +109,8 @@ struct Progress {
     /// Calls of [`Retainer::trust_clock`] that are done, and those for which a look is due.
     trusts: u64,
     trusts_seen: u64,
-    /// The clock as it was told last, if it is not followed.
-    told: Option<Held>,
+    /// Whether the clock that was told last is ahead; `None` if it is followed.
+    told: Option<bool>,
 }
 
 struct Sweep {
@@ -306,15 +306,16 @@ impl Sweeper {
                     has_gaps,
                 } = progress.end(interval);
                 self.telemetry.retention.kept(rule.number, kept);
-                if has_gaps && violating == 0 {
-                    interval
-                } else if violating == 0 {
-                    self.telemetry.retention.succeeded(rule.number);
-                    interval
-                } else {
+                if violating > 0 {
                     let refusal = self.kept_by(rule, violating);
                     self.failed(rule, refusal, "constraint", false);
                     retry
+                } else {
+                    // Rows that were passed over are for the next sweep.
+                    if !has_gaps {
+                        self.telemetry.retention.succeeded(rule.number);
+                    }
+                    interval
                 }
             }
             Ok(Turn::Refused(refusal)) => {
@@ -357,8 +358,10 @@ impl Sweeper {
 
     /// Why old rows stay.
     fn kept_by(&self, rule: &Rule, rows: u64) -> Refusal {
-        let children = self.read(|tx| look::children(tx, &rule.what.table)).unwrap_or_default();
         let rows = format!("{rows} old rows cannot be deleted");
+        let Ok(children) = self.read(|tx| look::children(tx, &rule.what.table)) else {
+            return format!("{rows}, since a foreign key or a trigger keeps them").into();
+        };
         if children.is_empty() {
             return format!("{rows}, since a trigger keeps them").into();
         }
@@ -466,8 +469,7 @@ impl Sweeper {
                 Ok(None) => return Ok(Ok((target, Vec::new()))),
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            progress.is_checked |= rule.what.options.stale;
-            if !progress.is_checked {
+            if !progress.is_checked && !rule.what.options.stale {
                 match target.age(tx, &rule.what, now, form)? {
                     Age::Recent => progress.is_checked = true,
                     Age::Unknown => (),
@@ -478,8 +480,8 @@ impl Sweeper {
             let rows = target.old_rows(tx, &rule.what, now, form, position, limit)?;
             Ok(rows.map(|rows| (target, rows)))
         })?;
-        self.tell_clock(rule, progress, &reading);
         if found.is_ok() {
+            self.tell_clock(rule, progress, &reading);
             self.save(rule, progress, was_checked)?;
         }
         Ok(found)
@@ -531,10 +533,11 @@ impl Sweeper {
             held.filter(Held::is_ahead).map(|held| held.figures()),
             matters,
         );
-        if held.map(|held| held.is_ahead()) == progress.told.map(|told| told.is_ahead()) {
+        let is_ahead = held.map(|held| held.is_ahead());
+        if is_ahead == progress.told {
             return;
         }
-        progress.told = held;
+        progress.told = is_ahead;
         match held {
             None => event!(
                 info,
@@ -549,7 +552,7 @@ impl Sweeper {
                 self.shared.path,
                 {
                     table,
-                    ahead_s = (held.wall.saturating_sub(held.believed)).as_secs(),
+                    ahead_s = held.wall.saturating_sub(held.believed).as_secs(),
                     followed_in_s = held.left.as_secs(),
                     site = %rule.site,
                 },
@@ -559,7 +562,7 @@ impl Sweeper {
                 warn,
                 "larder::retention",
                 self.shared.path,
-                { table, behind_s = (held.believed.saturating_sub(held.wall)).as_secs(), site = %rule.site },
+                { table, behind_s = held.believed.saturating_sub(held.wall).as_secs(), site = %rule.site },
                 "the clock has gone back: rows stay for longer"
             ),
         }
