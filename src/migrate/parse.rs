@@ -74,8 +74,6 @@ struct Lettered<'n> {
     /// In upper case: a V for a version; other letters are other kinds of files.
     letter: char,
     version: &'n str,
-    /// The length of the letter.
-    begins: usize,
 }
 
 impl<'n> Lettered<'n> {
@@ -88,11 +86,7 @@ impl<'n> Lettered<'n> {
             'R' => version.is_empty(),
             _ => false,
         };
-        is_one.then_some(Self {
-            letter,
-            version,
-            begins: 1,
-        })
+        is_one.then_some(Self { letter, version })
     }
 
     /// Why it cannot be read, and what to do.
@@ -196,7 +190,7 @@ impl Name {
             if let Some(problem) = lettered.problem() {
                 return Err(refuse(problem));
             }
-            name.drain(..lettered.begins);
+            name.drain(..1);
         }
         let (digits, length) = file_time::version(&name);
         if let Some(part) = file_time::part_of_date(&name).filter(|_| digits.len() == 4) {

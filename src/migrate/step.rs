@@ -258,7 +258,8 @@ impl StepRunner<'_> {
         if let Some(adoption) = self.as_internal(|conn| Adoption::find(conn, set, record))? {
             set.check_applied(&adoption.as_applied())?;
             self.as_internal(|conn| adoption.enter(conn, set))?;
-            return self.was_updated();
+            self.check_entered()?;
+            return Ok(true);
         }
         set.check_applied(&record.applied)?;
         let unknown: Vec<_> = record.without_details(set).collect();
@@ -271,15 +272,14 @@ impl StepRunner<'_> {
             }
             Ok::<_, Error>(())
         })?;
-        if unknown.is_empty() {
-            Ok(false)
-        } else {
-            self.was_updated()
+        if !unknown.is_empty() {
+            self.check_entered()?;
         }
+        Ok(!unknown.is_empty())
     }
 
-    /// Whether the record has what was just entered. One that loses it would be updated again and again.
-    fn was_updated(&self) -> Result<bool> {
+    /// Fails if the record has lost what was just entered: it would be updated again and again.
+    fn check_entered(&self) -> Result<()> {
         let set = &self.request.set;
         let record = self.as_internal(|conn| Record::of(conn, set))?;
         let is_lost = record.without_details(set).next().is_some()
@@ -287,7 +287,7 @@ impl StepRunner<'_> {
         if is_lost {
             Err(record::loses(record::DETAILS))
         } else {
-            Ok(true)
+            Ok(())
         }
     }
 
