@@ -1,10 +1,11 @@
 //! The policy of checkpoints: when to move the write-ahead log into the database file, and how hard to try.
 //!
 //! The writer thread runs checkpoints, after it has replied. Every `checkpoint_pages` it tries a `PASSIVE` one, which
-//! waits for no reader. (Beside a bulk job another thread does that: `side_checkpoint.rs`.) Overlapping short readers can keep `PASSIVE` from ever finishing, because a commit reuses
-//! the log from its start only "if the entire WAL has been transferred into the database and synced and if no readers
-//! are making use of the WAL", <https://sqlite.org/wal.html>. So above `wal_limit` the attempt is a `RESTART`, which
-//! waits for readers, for at most [`PATIENCE`].
+//! waits for no reader; beside a bulk job another thread does that (`side_checkpoint.rs`). Overlapping short readers can
+//! keep `PASSIVE` from ever finishing, because a commit reuses the log from its start only "if the entire WAL has been
+//! transferred into the database and synced and if no readers are making use of the WAL",
+//! <https://sqlite.org/wal.html>. So above `wal_limit` the attempt is a `RESTART`, which waits for readers, for at most
+//! [`PATIENCE`].
 //!
 //! With `Checkpoints::Left` another process makes them. Then the same moments are those at which the writer thread looks
 //! at the file.
@@ -363,10 +364,10 @@ impl Checkpointer {
         self.log.saturating_sub(self.moved)
     }
 
-    /// Whether the log has as many steps, or as many eighths of its limit.
-    pub(super) fn has_reached(&self, steps: u32, eighths: u64) -> bool {
-        let of_limit = self.limit / self.frame * eighths / 8;
-        u64::from(self.log) >= of_limit.min(u64::from(self.step) * u64::from(steps))
+    /// Whether the log has so many steps, or so many eighths of its limit.
+    pub(super) fn has_reached(&self, parts: u32) -> bool {
+        let of_limit = self.limit / self.frame * u64::from(parts) / 8;
+        u64::from(self.log) >= of_limit.min(u64::from(self.step) * u64::from(parts))
     }
 
     pub(super) fn step(&self) -> u32 {

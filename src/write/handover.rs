@@ -3,8 +3,8 @@
 //! The state has a lock, and nothing is taken under it. The writer thread asks only after it has taken the last result, so
 //! there is never more than one of either. The other thread waits on the condition variable for a request, or for the
 //! end; the writer thread, which mostly only looks, may wait there for the result. Each change that one of them waits for
-//! is made and notified under the lock, and a wait looks at the state before it sleeps: no wake-up is lost. An end that
-//! comes during a request lets the request end first.
+//! is made under the lock, and notified after it; and a wait looks at the state before it sleeps: no wake-up is lost. An
+//! end that comes during a request lets the request end first.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) struct Handover<R> {
 
 struct State<R> {
     stage: Stage<R>,
-    is_over: bool,
+    has_ended: bool,
 }
 
 enum Stage<R> {
@@ -32,7 +32,7 @@ impl<R> Handover<R> {
         Self {
             state: Mutex::new(State {
                 stage: Stage::Idle,
-                is_over: false,
+                has_ended: false,
             }),
             changed: Condvar::new(),
         }
@@ -72,7 +72,7 @@ impl<R> Handover<R> {
 
     /// For the writer thread: no request follows.
     pub(super) fn end(&self) {
-        self.state.lock().is_over = true;
+        self.state.lock().has_ended = true;
         self.changed.notify_all();
     }
 
@@ -84,7 +84,7 @@ impl<R> Handover<R> {
                 state.stage = Stage::Running;
                 return true;
             }
-            if state.is_over {
+            if state.has_ended {
                 return false;
             }
             state = self.changed.wait(state);

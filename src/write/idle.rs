@@ -99,15 +99,15 @@ impl Writer {
         }
     }
 
-    /// `None` for a copy that follows another database. A store that only reads, of a file that others write, keeps the
-    /// statistics up to date as well: its reads are planned by them.
+    /// `None` for a copy that follows another database. A store that writes nothing itself, to a file that others write,
+    /// keeps the statistics up to date as well: its reads are planned by them.
     fn optimize_due(&self) -> Option<Instant> {
         let last = &self.idle_maintenance;
         let pages = self.telemetry.counters.size().pages;
         let has_doubled = pages >= LARGE_PAGES && pages / 2 >= last.optimized_pages;
         let by_time = last.optimized.checked_add(self.options.optimize_interval)?;
         let due = if has_doubled { last.optimized } else { by_time };
-        (!self.options.follows).then_some(due.max(self.idle_maintenance.optimize_from))
+        (!self.options.follows).then_some(due.max(last.optimize_from))
     }
 
     /// Whether there are many free pages that can be returned.

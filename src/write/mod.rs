@@ -405,11 +405,11 @@ impl Writer {
         self.emit_deferred();
         self.take_turn_of_keeper();
         let due = self.due_checkpoint();
-        let is_made = due.is_some_and(|mode| !self.hand_over(mode));
-        if is_made && let Some(mode) = due {
+        let own = due.filter(|mode| !self.hand_over(*mode));
+        if let Some(mode) = own {
             self.checkpoint(mode, PATIENCE);
         }
-        if is_made || (ended && !self.side.is_running() && self.shared.poison.get().is_none()) {
+        if own.is_some() || (ended && !self.side.is_running() && self.shared.poison.get().is_none()) {
             self.run_overdue_maintenance();
             self.emit_deferred();
         }

@@ -28,8 +28,8 @@
 //! # The log starts over
 //!
 //! A commit writes the log from its start only if all of it has been moved. Writes beside the checkpoint leave a rest.
-//! So while the log has fewer than [`DRAINS_FROM`] steps (`Options::checkpoint_pages`) and half of `wal_limit`, slices go on beside the
-//! checkpoints. From there on the log is *drained*: slices wait in [`SideCheckpoints::slices`], other writes go on, and
+//! So while the log has fewer than [`DRAINS_FROM`] steps (`Options::checkpoint_pages`) and half of `wal_limit`, slices go
+//! on beside the checkpoints. From there on the log is *drained*: slices wait in [`SideCheckpoints::slices`], other writes go on, and
 //! once the rest is small the writer thread moves it itself. A log that grows to [`HOLDS_FROM`] holds slices back
 //! in any case, and above `wal_limit` the writer thread makes a `RESTART`, as without a bulk job. If a reader keeps a
 //! checkpoint from its end, slices are not held back for it.
@@ -73,6 +73,7 @@ use rusqlite::{InterruptHandle, ffi};
 use super::checkpointer::{Mode, PATIENCE, Row, Started, attempt_passive};
 use super::context::WriteJob;
 use super::handover::Handover;
+use super::wal::sync_failed;
 use super::{Deferred, Shared, Writer};
 use crate::connection::{CheckpointConnection, open_for_checkpoints};
 use crate::error::{Error, primary_code};
@@ -84,11 +85,11 @@ use crate::telemetry::event::event;
 /// How long after its last slice a bulk job counts as running. While a checkpoint runs or a slice waits, it runs, too.
 const BULK: Duration = Duration::from_secs(1);
 
-/// Steps of the log from which it is drained, or eighths of `wal_limit`.
-const DRAINS_FROM: (u32, u64) = (4, 4);
+/// The steps of the log, or the eighths of `wal_limit`, from which it is drained.
+const DRAINS_FROM: u32 = 4;
 
 /// The same from which slices wait for the checkpoint that runs.
-const HOLDS_FROM: (u32, u64) = (6, 6);
+const HOLDS_FROM: u32 = 6;
 
 /// Checkpoints by this thread in a row while the log is drained. The writer thread moves what is left then.
 const ROUNDS: u32 = 4;
@@ -177,7 +178,7 @@ impl SideCheckpoints {
 impl Writer {
     /// Whether slices wait for a checkpoint.
     pub(super) fn holds_slices(&self) -> bool {
-        self.side.is_running() && (self.side.drains || self.checkpointer.has_reached(HOLDS_FROM.0, HOLDS_FROM.1))
+        self.side.is_running() && (self.side.drains || self.checkpointer.has_reached(HOLDS_FROM))
     }
 
     /// The next job: one that was carried over, or the first in the queue. A slice waits if it has to.
@@ -225,7 +226,7 @@ impl Writer {
             self.side.stop_draining();
             return false;
         }
-        self.side.drains |= self.checkpointer.has_reached(DRAINS_FROM.0, DRAINS_FROM.1);
+        self.side.drains |= self.checkpointer.has_reached(DRAINS_FROM);
         self.side.rounds += u32::from(self.side.drains);
         let is_small = self.checkpointer.rest() <= self.checkpointer.step() / SMALL;
         if self.side.drains && (is_small || self.side.rounds > ROUNDS) {
@@ -346,7 +347,8 @@ impl Writer {
                 return;
             }
             Outcome::Opened => {
-                // The request that moves something follows at once.
+                // The request that moves something follows at once. The job counts as running, however long the opening
+                // took.
                 self.side.rounds = self.side.rounds.saturating_sub(1);
                 self.side.note_slice(Instant::now());
                 return;
@@ -439,10 +441,9 @@ impl Server {
         let Some(database) = self.shared.file.database_file() else {
             return Ok(());
         };
-        database.sync_data().map_err(|error| {
-            let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
-            rusqlite::Error::SqliteFailure(code, Some(format!("the database cannot be synced: {error}")))
-        })
+        database
+            .sync_data()
+            .map_err(|error| sync_failed("the database", &error))
     }
 
     fn attempt(&self, connection: &mut Option<CheckpointConnection>) -> Outcome {
@@ -473,7 +474,7 @@ impl Server {
         match done {
             // Also in a store that is poisoned: the next opening has to know that a sync may have failed.
             Err(error) if primary_code(&error) == Some(ffi::SQLITE_IOERR) => {
-                Outcome::Poisoned(self.shared.disk_failed(error))
+                Outcome::Poisoned(self.shared.disk_failed(Arc::new(error)))
             }
             _ if is_poisoned() => Outcome::Nothing,
             Ok(row) => Outcome::Moved(row),

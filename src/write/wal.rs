@@ -236,22 +236,9 @@ impl Writer {
     }
 
     pub(super) fn poison(&self, source: &Arc<rusqlite::Error>) {
-        let marked = wal_resync::mark(&self.shared.path);
-        self.shared.set_poison(Arc::clone(source));
+        let event = self.shared.disk_failed(Arc::clone(source));
         self.stop_side_checkpoint();
-        let code = extended_code(source);
-        self.defer(move |path| {
-            if let Err(error) = marked {
-                wal_resync::report(path, &error);
-            }
-            event!(
-                error,
-                "larder::poison",
-                path,
-                { "db.response.status_code" = code, "error.type" = "poisoned" },
-                "the store is poisoned by a disk error: it is read-only until it is reopened"
-            );
-        });
+        self.deferred.borrow_mut().extend(event);
     }
 }
 
@@ -289,21 +276,23 @@ impl Writer {
     }
 }
 
+/// The error of a failed sync, as SQLite's own would be.
+pub(super) fn sync_failed(what: &str, error: &io::Error) -> rusqlite::Error {
+    let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
+    rusqlite::Error::SqliteFailure(code, Some(format!("{what} cannot be synced: {error}")))
+}
+
 impl Shared {
     /// Poisons the store: the keeper of its log could not sync the log. Returns the event of that.
     pub(crate) fn log_sync_failed(&self, error: &io::Error) -> Option<Deferred> {
-        let code = ffi::Error::new(ffi::SQLITE_IOERR_FSYNC);
-        self.disk_failed(rusqlite::Error::SqliteFailure(
-            code,
-            Some(format!("the WAL cannot be synced: {error}")),
-        ))
+        self.disk_failed(Arc::new(sync_failed("the WAL", error)))
     }
 
-    /// Poisons the store, on another thread than the writer's. Returns the event of that.
-    pub(super) fn disk_failed(&self, source: rusqlite::Error) -> Option<Deferred> {
+    /// Poisons the store. Returns the event of that, unless it was poisoned before.
+    pub(super) fn disk_failed(&self, source: Arc<rusqlite::Error>) -> Option<Deferred> {
         let marked = wal_resync::mark(&self.path);
         let code = extended_code(&source);
-        self.set_poison(Arc::new(source)).then_some(())?;
+        self.set_poison(source).then_some(())?;
         Some(Box::new(move |path| {
             if let Err(error) = marked {
                 wal_resync::report(path, &error);

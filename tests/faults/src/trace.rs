@@ -203,7 +203,7 @@ pub struct Hit {
     pub thread: String,
     /// Whether this call, or a later one, was SQLite's on the writer thread while no write was running: in a
     /// checkpoint, or in BEGIN, which poisons nothing; or one on the thread of checkpoints beside a bulk job; or a sync of
-    /// the log for a replica.
+    /// larder's own: of the log for a replica, or of the database after such a checkpoint.
     pub in_checkpoint: bool,
 }
 
