@@ -2,16 +2,16 @@
 //! them over through a bounded channel. It ends when the job drops the receiver.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-
-use rusqlite::InterruptHandle;
 
 use super::handle::Handle;
 use super::key::Part;
 use super::row;
 use super::{BATCH_BYTES, BATCH_ROWS, CALLBACK_INTERVAL, Resume, Source, Step, sealed, thread};
+use crate::connection::file::FileId;
 use crate::connection::open_other;
 use crate::error::{Error, Result};
 use crate::options::Settings;
@@ -19,9 +19,10 @@ use crate::options::Settings;
 /// Batches in the channel.
 const AHEAD: usize = 4;
 
+/// Steps of SQLite's between two looks whether the job is over.
+const STEPS: std::ffi::c_int = 1000;
+
 enum Sent {
-    /// What stops the statement, first of all.
-    Begun(InterruptHandle),
     Rows(Vec<Vec<Part>>, usize),
     Failed(Error),
     End,
@@ -36,7 +37,8 @@ pub struct Selected {
     select: String,
     options: Settings,
     batches: Option<Receiver<Sent>>,
-    interrupt: Option<InterruptHandle>,
+    /// Stops the statement.
+    is_over: Arc<AtomicBool>,
     /// Rows that earlier runs have written.
     skip: u64,
 }
@@ -49,7 +51,7 @@ impl Selected {
             select: select.to_owned(),
             options: store.options.clone(),
             batches: None,
-            interrupt: None,
+            is_over: Arc::default(),
             skip: 0,
         }
     }
@@ -57,9 +59,9 @@ impl Selected {
     fn start(&self) -> Result<Receiver<Sent>> {
         let (sender, receiver) = sync_channel(AHEAD);
         let (path, select, skip) = (self.path.clone(), self.select.clone(), self.skip);
-        let options = self.options.clone();
+        let (options, is_over) = (self.options.clone(), Arc::clone(&self.is_over));
         thread("the rows that are copied", &self.path, move || {
-            let last = match read(&path, &select, &options, skip, &sender) {
+            let last = match read(&path, &select, &options, skip, is_over, &sender) {
                 Ok(()) => Sent::End,
                 Err(error) => Sent::Failed(error),
             };
@@ -71,14 +73,22 @@ impl Selected {
 }
 
 /// Reads the rows until there are none, or no job wants them.
-fn read(path: &Path, select: &str, options: &Settings, skip: u64, sender: &SyncSender<Sent>) -> Result<()> {
+fn read(
+    path: &Path,
+    select: &str,
+    options: &Settings,
+    skip: u64,
+    is_over: Arc<AtomicBool>,
+    sender: &SyncSender<Sent>,
+) -> Result<()> {
     let conn = open_other(path, options)?;
     let told = |source: rusqlite::Error| Error::Open {
         path: path.to_owned(),
         problem: format!("its rows cannot be read: {source}"),
         source: Some(Box::new(source)),
     };
-    let _ = sender.send(Sent::Begun(conn.get_interrupt_handle()));
+    conn.progress_handler(STEPS, Some(move || is_over.load(Relaxed)))
+        .map_err(told)?;
     let mut statement = conn.prepare(select).map_err(told)?;
     let columns = statement.column_count();
     let mut rows = statement.query([]).map_err(told)?;
@@ -108,16 +118,14 @@ fn read(path: &Path, select: &str, options: &Settings, skip: u64, sender: &SyncS
 impl Drop for Selected {
     /// A job that ends early does not wait for the next row.
     fn drop(&mut self) {
-        if let Some(interrupt) = &self.interrupt {
-            interrupt.interrupt();
-        }
+        self.is_over.store(true, Relaxed);
     }
 }
 
 /// Whether both are one file.
 fn is_same(one: &Path, other: &Path) -> bool {
-    let place = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
-    matches!((place(one), place(other)), (Ok(one), Ok(other)) if one == other)
+    let id = |path: &Path| fs::metadata(path).ok().map(|file| FileId::of(&file));
+    id(one).is_some_and(|one| id(other) == Some(one))
 }
 
 impl sealed::Sealed for Selected {}
@@ -147,10 +155,6 @@ impl Source for Selected {
             return Ok(Step::End);
         };
         match batches.recv_timeout(CALLBACK_INTERVAL) {
-            Ok(Sent::Begun(interrupt)) => {
-                self.interrupt = Some(interrupt);
-                Ok(Step::Nothing)
-            }
             Ok(Sent::Rows(rows, bytes)) => Ok(Step::Rows(rows, bytes)),
             Ok(Sent::Failed(error)) => Err(error),
             Ok(Sent::End) => Ok(Step::End),

@@ -41,8 +41,8 @@ impl Cursor {
                     option: "Bulk::resumable",
                     problem: format!(
                         "the job {:?} has written {rows} rows with another statement ({statement}): use another name, or \
-                         call Bulk::forget({:?}) to begin from the first row",
-                        asked.name, asked.name
+                         call Bulk::forget to begin from the first row",
+                        asked.name
                     ),
                 }),
             }

@@ -16,8 +16,7 @@ use super::row::BulkRow;
 use super::slice::{Budget, Done, Failed, Slice};
 use super::source::Resume;
 use super::{
-    ALONE, ALONE_LOG, ATTEMPTS, Bulk, CALLBACK_INTERVAL, COMPANY, FIRST_ROWS, LEAST_ROWS, MAX_VIOLATIONS, OnSkip,
-    OnViolation, PATIENCE, Progress, RETRY, SLICE_LOG,
+    ALONE_LOG, Bulk, CALLBACK_INTERVAL, LEAST_ROWS, MAX_VIOLATIONS, OnSkip, OnViolation, PATIENCE, Progress, SLICE_LOG,
 };
 use crate::error::{Error, Outcome, Result};
 use crate::options::WhenFull;
@@ -29,6 +28,19 @@ use crate::telemetry::bulk::Running;
 use crate::telemetry::call_site::CallSite;
 use crate::transaction::WriteTx;
 use crate::write::context::WriteOrder;
+
+/// The time of a slice while no other thread writes.
+const ALONE: Duration = Duration::from_millis(250);
+
+/// How long after the last write of another thread the job counts as alone.
+const COMPANY: Duration = Duration::from_secs(1);
+
+/// Rows of the first slice.
+const FIRST_ROWS: u64 = 1000;
+
+/// Attempts at a slice that failed through no fault of its rows, and the pause after the first, which doubles: some 5 s.
+const ATTEMPTS: u32 = 10;
+const RETRY: Duration = Duration::from_millis(10);
 
 pub(super) struct Driver<R> {
     pub(super) store: Handle,
@@ -44,7 +56,7 @@ pub(super) struct Driver<R> {
     on_skip: Option<OnSkip>,
     running: Running,
     progress: Option<Progress>,
-    is_cancelled: Option<Arc<AtomicBool>>,
+    is_cancelled: Arc<AtomicBool>,
     report: BulkReport,
     began: Instant,
     /// The last call of the progress callback.
@@ -148,7 +160,7 @@ impl<R: BulkRow> Driver<R> {
     }
 
     fn end(mut self) -> BulkReport {
-        // Before the job is in no list any longer: its source gives no row after that.
+        // Before the name of the job is free: its source gives no row from then on.
         self.feed.over();
         self.tell_end();
         self.report.duration = self.began.elapsed();
@@ -181,8 +193,7 @@ impl<R: BulkRow> Driver<R> {
     /// Calls the progress callback, if it is due. Returns false if the job is cancelled.
     fn look(&mut self) -> Result<bool> {
         self.tell();
-        let is_dropped = self.is_cancelled.as_ref().is_some_and(|flag| flag.load(Relaxed));
-        self.report.cancelled |= is_dropped;
+        self.report.cancelled |= self.is_cancelled.load(Relaxed);
         if self.store.shared.queue.is_closed() {
             return Err(self.failed(None, None, Error::Closed));
         }

@@ -2,8 +2,9 @@
 //!
 //! Three parties share a feed, and its lock:
 //!
-//! - The source, on a thread of its own or in a task, puts one row after the other, and waits while there is no room.
-//! - The driver, on the thread of the job, waits until a slice is due, submits it, waits for its reply, and says whether
+//! - The source, on the thread that calls `run`, on one of its own, or in a task, puts one row after the other, and waits
+//!   while there is no room.
+//! - The driver, on another thread, waits until a slice is due, submits it, waits for its reply, and says whether
 //!   its rows are committed. There is one slice at a time.
 //! - The slice, on the writer thread, takes one batch after the other and never waits: a feed that is empty ends it.
 //!
@@ -18,14 +19,15 @@
 //! The source waits for room, for a commit, or for the end of the job. Each is a change of the state under the lock, by
 //! the slice or the driver, which notify it afterwards. A task has left its waker under the same lock.
 //!
-//! The driver waits for the first row, for a full batch, or for the end of the source, all changed under the lock by the
-//! source, which notifies it; and for a time, by itself. The source notifies it only if `driver_waits`: the driver sets
+//! The driver waits for the first row, for a full batch, for a request to commit, or for the end of the source, all changed
+//! under the lock by the source, which notifies it; and for a time, by itself. The source notifies it only if `driver_waits`: the driver sets
 //! this under the lock before it waits.
 //!
 //! # Bounds
 //!
 //! Rows stay here until their transaction is committed. If it was rolled back, they are ready once more. The source has to
-//! wait while [`Room::batches`] are ready, or while all rows here have [`Room::bytes`]; one row may be larger.
+//! wait while [`Room::batches`] are ready, or while all rows here have [`Room::bytes`]; the last row may exceed
+//! them.
 
 use std::any::Any;
 use std::collections::VecDeque;

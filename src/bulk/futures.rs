@@ -48,7 +48,7 @@ impl<S: Source + Send + 'static> BulkJob<S> {
     /// As [`run`](Self::run).
     #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
     #[track_caller]
-    pub fn run_async(mut self) -> impl Future<Output = Result<BulkReport>> + Send + use<S> {
+    pub fn run_async(self) -> impl Future<Output = Result<BulkReport>> + Send + use<S> {
         let caller = Location::caller();
         let cancel = self.bulk.cancelled_by();
         on_a_thread(cancel, move || self.run_apart(caller))
@@ -62,11 +62,9 @@ pub(super) struct Cancel {
 }
 
 impl Bulk {
-    pub(super) fn cancelled_by(&mut self) -> Cancel {
-        let is_cancelled = Arc::default();
-        self.is_cancelled = Some(Arc::clone(&is_cancelled));
+    pub(super) fn cancelled_by(&self) -> Cancel {
         Cancel {
-            is_cancelled,
+            is_cancelled: Arc::clone(&self.is_cancelled),
             shared: Arc::clone(&self.store.shared),
         }
     }

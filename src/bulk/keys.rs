@@ -148,14 +148,10 @@ impl<P: BulkRow + Sync> Keys<P> {
         format!("SELECT {keys} FROM main.{table} WHERE ({condition}\n) LIMIT ?{limit}")
     }
 
-    fn read<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
-        self.store.read(f)
-    }
-
     /// Looks up the table, and how its keys are best read.
     fn plan(&mut self) -> Result<Plan> {
         self.check_sql()?;
-        let (last, plan) = self.read(|tx| {
+        let (last, plan) = self.store.read(|tx| {
             let table = TableLook::at(tx, &self.table)?;
             let key = table.key().map_err(|problem| self.refused(&problem))?;
             self.check_set(&table)?;
@@ -203,6 +199,11 @@ impl<P: BulkRow + Sync> Keys<P> {
     fn check_sql(&self) -> Result<()> {
         let set = self.set.as_deref().unwrap_or_default();
         for sql in [set, &self.condition] {
+            let not_whole = || {
+                self.wrong(format!(
+                    "`{sql}` is no expression of its own: see its parentheses and keywords"
+                ))
+            };
             let all: Vec<&str> = tokens(sql).collect();
             let mut depth = 0;
             for (at, token) in all.iter().enumerate() {
@@ -221,18 +222,11 @@ impl<P: BulkRow + Sync> Keys<P> {
                 }
                 depth += i32::from(is("(")) - i32::from(is(")"));
                 if depth < 0 || is(";") || is("where") || is("returning") {
-                    break;
+                    return Err(not_whole());
                 }
             }
-            let ends = all.iter().any(|token| {
-                [";", "where", "returning"]
-                    .iter()
-                    .any(|end| token.eq_ignore_ascii_case(end))
-            });
-            if depth != 0 || ends {
-                return Err(self.wrong(format!(
-                    "`{sql}` is no expression of its own: see its parentheses and keywords"
-                )));
+            if depth != 0 {
+                return Err(not_whole());
             }
         }
         self.check_count()
@@ -275,7 +269,10 @@ impl<P: BulkRow + Sync> Keys<P> {
         };
         let searched = by_index.is_some();
         let (keys, by_index) = match by_index {
-            Some(before) => self.search(&key, before)?,
+            Some(before) => {
+                let (keys, by_index) = self.search(&key, before)?;
+                (Some(keys), by_index)
+            }
             None => (self.walk(&key)?, None),
         };
         let walks_next = searched && by_index.is_none();
@@ -290,13 +287,11 @@ impl<P: BulkRow + Sync> Keys<P> {
         Ok(true)
     }
 
-    /// The next keys of the index, those of the last read being given. The second value is `None` if a
-    /// walk follows.
-    #[expect(clippy::type_complexity, reason = "both are of the same kind")]
-    fn search(&mut self, key: &KeyColumns, before: Vec<Key>) -> Result<(Option<Vec<Key>>, Option<Vec<Key>>)> {
+    /// The next keys of the index, those of the last read being given. The second value is `None` if a walk follows.
+    fn search(&mut self, key: &KeyColumns, before: Vec<Key>) -> Result<(Vec<Key>, Option<Vec<Key>>)> {
         let sql = self.by_index(key);
         let began = Instant::now();
-        let keys = self.read(|tx| {
+        let keys = self.store.read(|tx| {
             with_more(&*self.values, &[&BY_INDEX], |values| {
                 tx.query_map(&sql, values, |row| key.read(row))
             })
@@ -310,14 +305,14 @@ impl<P: BulkRow + Sync> Keys<P> {
         if is_last {
             // This snapshot held all rows that were left: rows that are added now do not keep it going.
             self.has_all = true;
-            return Ok((Some(keys), Some(Vec::new())));
+            return Ok((keys, Some(Vec::new())));
         }
         if is_stuck {
             self.settles = true;
-            return Ok((Some(Vec::new()), None));
+            return Ok((Vec::new(), None));
         }
         self.settles |= is_slow;
-        Ok((Some(keys.clone()), (!is_slow).then_some(keys)))
+        Ok((keys.clone(), (!is_slow).then_some(keys)))
     }
 
     /// The keys of the next window. `None` at the end.
@@ -341,7 +336,7 @@ impl<P: BulkRow + Sync> Keys<P> {
             format!("SELECT {list} FROM main.{table} {indexed} WHERE ({condition}\n) AND {in_range} ORDER BY {order}");
         let began = Instant::now();
         let offset = self.window - 1;
-        let (end, keys) = self.read(|tx| {
+        let (end, keys) = self.store.read(|tx| {
             let after = self.after.iter().flat_map(Key::params);
             let params: Vec<&dyn ToSql> = after
                 .clone()

@@ -23,7 +23,7 @@
 //!
 //! # Bounded
 //!
-//! The source waits for room: at most eight batches are ready, and at most 32 MB of rows, or one row that is larger, are
+//! The source waits for room: at most eight batches are ready, and at most 32 MB of rows and one more row are
 //! not committed.
 //!
 //! # How it ends
@@ -89,9 +89,6 @@ use crate::telemetry::call_site::CallSite;
 /// Violations that a report names.
 const MAX_VIOLATIONS: usize = 100;
 
-/// Violations of one slice for the callback of [`Bulk::on_skip`].
-const MAX_NAMED: usize = 10_000;
-
 /// Rows and bytes of one batch.
 const BATCH_ROWS: usize = 512;
 const BATCH_BYTES: usize = 256 << 10;
@@ -104,29 +101,18 @@ const ROOM: Room = Room {
     bytes: 32 << 20,
 };
 
+/// The fewest rows of a slice.
+const LEAST_ROWS: u64 = 1;
+
 /// The least share that can be set.
 const LEAST_SHARE: f64 = 0.01;
 
 /// The default of [`Bulk::slice`].
 const SLICE: Duration = Duration::from_millis(5);
 
-/// The time of a slice while no other thread writes.
-const ALONE: Duration = Duration::from_millis(250);
-
-/// How long after the last write of another thread the job counts as alone.
-const COMPANY: Duration = Duration::from_secs(1);
-
 /// Bytes of the log that the rows of one slice may take, beside other writes and alone. The commit takes as long.
 const SLICE_LOG: u64 = 2 << 20;
 const ALONE_LOG: u64 = 32 << 20;
-
-/// Rows of the first slice, and the fewest of any.
-const FIRST_ROWS: u64 = 1000;
-const LEAST_ROWS: u64 = 1;
-
-/// Attempts at a slice that failed through no fault of its rows, and the pause after the first, which doubles: some 5 s.
-const ATTEMPTS: u32 = 10;
-const RETRY: Duration = Duration::from_millis(10);
 
 /// A slice stands in the queue for as long as it takes.
 const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -160,7 +146,7 @@ pub enum OnViolation {
 /// slice; the error says so. Write parents first, or write `NULL` and set the parents by a second job.
 ///
 /// A job runs on the calling thread, which reads the rows, on a thread `larder-bulk`, which submits the slices, and on the
-/// writer thread, which writes them. At most 32 MB of its rows, or one row that is larger, are in memory.
+/// writer thread, which writes them. At most 32 MB of its rows and one more row are in memory.
 ///
 /// ```
 /// # let store = larder::Store::open_temp()?;
@@ -189,7 +175,7 @@ pub struct Bulk {
     on_skip: Option<OnSkip>,
     progress: Option<Progress>,
     /// Set by the drop of its future.
-    is_cancelled: Option<Arc<AtomicBool>>,
+    is_cancelled: Arc<AtomicBool>,
 }
 
 type Progress = Box<dyn FnMut(&BulkProgress) -> ControlFlow<()> + Send>;
@@ -209,7 +195,7 @@ impl Bulk {
             max_skipped: u64::MAX,
             on_skip: None,
             progress: None,
-            is_cancelled: None,
+            is_cancelled: Arc::default(),
         }
     }
 
@@ -336,9 +322,9 @@ impl Bulk {
     /// Deletes the rows of `table` for which `condition` holds, with `values` as its parameters: `?1`, `?2` and so on, or
     /// each `?` in turn. It is an ordinary table of the main database, with a rowid or `WITHOUT ROWID`.
     ///
-    /// The keys of these rows are read from snapshots, a few thousand at a time: by the index, if the condition has one,
-    /// and otherwise in one walk over the table, up to its largest key at the start. So the writer never scans, and a row
-    /// that no longer meets the condition when its turn comes stays. The condition is of one row: a subquery in it is
+    /// The keys of these rows are read from snapshots: by the index, 8192 at a time, if the condition has one, and otherwise
+    /// in one walk over the table, in windows of at most 262,144 rows, up to its largest key at the start. So the writer
+    /// never scans, and a row that no longer meets the condition when its turn comes stays. The condition is of one row: a subquery in it is
     /// refused, since it would be evaluated again for each row, while rows go.
     pub fn delete<P: BulkRow + Sync>(self, table: &str, condition: &str, values: P) -> BulkJob<Keys<P>> {
         let keys = Keys::to_delete(&self.store, table, condition, values);
@@ -418,8 +404,8 @@ impl<S: Source> BulkJob<S> {
     fn run_at(self, caller: &'static Location<'static>) -> Result<BulkReport> {
         let (driver, mut source, done) = self.start(caller)?;
         let feed = Arc::clone(&driver.feed);
-        let path = Arc::clone(&driver.store.shared);
-        let thread = thread("a bulk job", &path.path, move || driver.run())?;
+        let shared = Arc::clone(&driver.store.shared);
+        let thread = thread("a bulk job", &shared.path, move || driver.run())?;
         source::give(&mut source, done, &feed);
         thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     }
@@ -446,8 +432,8 @@ impl<S: Source + Send + 'static> BulkJob<S> {
     fn run_apart(self, caller: &'static Location<'static>) -> Result<BulkReport> {
         let (driver, mut source, done) = self.start(caller)?;
         let feed = Arc::clone(&driver.feed);
-        let path = Arc::clone(&driver.store.shared);
-        thread("the rows of a bulk job", &path.path, move || {
+        let shared = Arc::clone(&driver.store.shared);
+        thread("the rows of a bulk job", &shared.path, move || {
             source::give(&mut source, done, &feed)
         })?;
         driver.run()

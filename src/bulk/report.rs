@@ -59,9 +59,9 @@ pub struct BulkReport {
     /// Rows that violated a constraint, and bad lines, that were skipped
     /// ([`OnViolation::Skip`](super::OnViolation::Skip)).
     pub skipped: u64,
-    /// Of these, the lines of a CSV file that are no rows of the table. Always 0 of other sources.
+    /// Of the skipped rows, the lines of a CSV file that are no rows of the table. Always 0 for other sources.
     pub bad_lines: u64,
-    /// The first 100 of these.
+    /// The first 100 rows that were skipped.
     pub violations: Vec<Violation>,
     /// Bytes of the values of the rows: 8 for a number, the length of a text or a blob.
     pub bytes: u64,

@@ -15,10 +15,13 @@ use super::cursor::Cursor;
 use super::feed::Feed;
 use super::report::Violation;
 use super::row::BulkRow;
-use super::{MAX_NAMED, MAX_VIOLATIONS, OnViolation, Resume};
+use super::{MAX_VIOLATIONS, OnViolation, Resume};
 use crate::error::{Error, Result};
 use crate::transaction::WriteTx;
 use crate::write::Shared;
+
+/// Violations of one slice for the callback of [`Bulk::on_skip`](super::Bulk::on_skip).
+const MAX_NAMED: usize = 10_000;
 
 pub(super) struct Slice<R> {
     pub(super) feed: Arc<Feed<R>>,
@@ -57,7 +60,7 @@ pub(super) struct Done {
     pub(super) hit: u64,
     pub(super) skipped: u64,
     pub(super) violations: Vec<Violation>,
-    /// Of these, lines that are no rows.
+    /// Skipped lines that are no rows.
     pub(super) bad_lines: u64,
     /// The row after the last one.
     pub(super) failed: Option<Failed>,
@@ -79,11 +82,7 @@ pub(super) struct Failed {
 }
 
 impl<R: BulkRow> Slice<R> {
-    pub(super) fn run(self, tx: &WriteTx<'_>) -> Result<Done> {
-        self.write(tx)
-    }
-
-    fn write(&self, tx: &WriteTx<'_>) -> Result<Done> {
+    pub(super) fn run(&self, tx: &WriteTx<'_>) -> Result<Done> {
         let began = Instant::now();
         let before = tx.total_changes();
         let mut done = Done::default();

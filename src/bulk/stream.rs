@@ -89,7 +89,7 @@ where
     S: Stream,
     S::Item: BulkRow,
 {
-    let BulkStream { mut bulk, sql, rows } = job;
+    let BulkStream { bulk, sql, rows } = job;
     let cancel = bulk.cancelled_by();
     let feed = Arc::new(Feed::new(ROOM));
     let driven = Arc::clone(&feed);

@@ -141,6 +141,16 @@ fn is_missing(source: &Option<Box<dyn StdError + Send + Sync>>) -> bool {
 
 /// The library's advice names its methods. The command has flags in their places.
 const FLAGS: &[(&str, &str)] = &[
+    (
+        "use another name, or call Bulk::forget to begin from the first row",
+        "give the same options as before, or leave --resumable out",
+    ),
+    (
+        "and Bulk::forget lets the job begin from the first line",
+        "and without --resumable it is read from the first line",
+    ),
+    ("; otherwise raise BulkCsv::max_line", ""),
+    ("see Bulk::copy_from", "export its tables as CSV first"),
     ("RestoreOptions::verify(false)", "--no-verify"),
     ("Backup::overwrite", "--overwrite"),
     ("Backup::timeout", "--timeout"),

@@ -255,9 +255,12 @@ impl<R: Read> BulkCsv<R> {
     /// [`Error::Csv`]: the header cannot be read, has a name twice or an empty one, or lacks a name that is renamed or
     /// ignored. [`Error::Options`]: a file without a header needs [`columns`](Self::columns).
     pub fn header(&mut self) -> Result<Vec<String>> {
+        Ok(self.fields()?.into_iter().map(|field| field.name).collect())
+    }
+
+    fn fields(&mut self) -> Result<Vec<Field>> {
         let names = self.open()?.names.clone();
-        let fields = fields(names, &self.renamed, &self.ignored)?;
-        Ok(fields.into_iter().map(|field| field.name).collect())
+        fields(names, &self.renamed, &self.ignored)
     }
 
     /// Reads the whole file, and returns the narrowest type of each column: see [`CsvTypes`]. Nothing is written. Lines with
@@ -279,10 +282,8 @@ impl<R: Read> BulkCsv<R> {
     ///
     /// Those of [`header`](Self::header), and [`Error::Csv`] if the file cannot be read to its end.
     pub fn infer(mut self) -> Result<CsvTypes> {
-        let header = self.header()?;
-        let names = self.open()?.names.clone();
-        let fields = fields(names, &self.renamed, &self.ignored)?;
-        let mut types = CsvTypes::new(header);
+        let fields = self.fields()?;
+        let mut types = CsvTypes::new(fields.iter().map(|field| field.name.clone()).collect());
         let nulls = std::mem::take(&mut self.nulls);
         let lines = &mut self.open()?.lines;
         while lines.read()? {
@@ -308,20 +309,13 @@ impl<R: Read> BulkCsv<R> {
     /// If the reader or the progress callback panics.
     #[track_caller]
     pub fn run(self) -> Result<BulkReport> {
-        self.run_at(Location::caller())
-    }
-
-    fn run_at(self, caller: &'static Location<'static>) -> Result<BulkReport> {
-        self.checked_job()?.run_at(caller)
-    }
-
-    fn checked_job(self) -> Result<BulkJob<Lines<R>>> {
-        self.bulk.store.shared.queue.check_caller("Bulk::run")?;
-        self.job()
+        let caller = Location::caller();
+        self.job()?.run_at(caller)
     }
 
     /// Looks up the table in a snapshot.
     fn job(self) -> Result<BulkJob<Lines<R>>> {
+        self.bulk.check()?;
         let mut prepared = self.prepare()?;
         let bulk = prepared.bulk;
         let target = bulk.store.read(|tx| prepared.wanted.find(tx))?;
@@ -411,10 +405,10 @@ impl<R: Read + Send + 'static> BulkCsv<R> {
     /// As [`run`](Self::run).
     #[cfg_attr(docsrs, doc(cfg(all(feature = "async", feature = "csv"))))]
     #[track_caller]
-    pub fn run_async(mut self) -> impl Future<Output = Result<BulkReport>> + Send + use<R> {
+    pub fn run_async(self) -> impl Future<Output = Result<BulkReport>> + Send + use<R> {
         let caller = Location::caller();
         let cancel = self.bulk.cancelled_by();
-        super::futures::on_a_thread(cancel, move || self.checked_job()?.run_apart(caller))
+        super::futures::on_a_thread(cancel, move || self.job()?.run_apart(caller))
     }
 }
 

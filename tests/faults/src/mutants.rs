@@ -76,8 +76,8 @@ const MUTANTS: &[Mutant] = &[
         name: "it goes on after a failed fsync",
         change: Change::Source {
             file: "src/write/wal.rs",
-            from: "        self.shared.set_poison(Arc::clone(source));\n",
-            to: "",
+            from: "        self.set_poison(source).then_some(())?;\n",
+            to: "        drop(source);\n",
         },
         suite: WRITE_FULL,
     },
@@ -85,7 +85,7 @@ const MUTANTS: &[Mutant] = &[
         name: "it leaves no word of a failed fsync",
         change: Change::Source {
             file: "src/write/wal.rs",
-            from: "        let marked = wal_resync::mark(&self.shared.path);\n",
+            from: "        let marked = wal_resync::mark(&self.path);\n",
             to: "        let marked = Ok::<(), std::io::Error>(());\n",
         },
         suite: WRITE_FULL,

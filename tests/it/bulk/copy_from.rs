@@ -7,6 +7,7 @@ use larder::rusqlite::Connection;
 use larder::{Error, Store};
 use tempfile::TempDir;
 
+use crate::support::child::PATIENCE;
 use crate::support::count;
 
 const SELECT: &str = "SELECT id, text FROM part ORDER BY id";
@@ -197,8 +198,9 @@ fn text_that_is_no_utf8_is_copied_as_it_is() {
 #[test]
 fn query_without_rows_is_interrupted_by_the_end_of_its_job() {
     let place = Place::new();
-    let (path, _conn) = place.part("", 0, 10);
-    let endless = "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i) SELECT i, i FROM i WHERE i < 0";
+    let (path, conn) = place.part("", 0, 10);
+    let endless = "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i)
+                   SELECT i, i FROM i WHERE i < (SELECT min(id) FROM part)";
     let report = place
         .store
         .bulk()
@@ -207,4 +209,7 @@ fn query_without_rows_is_interrupted_by_the_end_of_its_job() {
         .run()
         .unwrap();
     assert!(report.cancelled && report.rows == 0, "{report:?}");
+    // The query reads this file, and so locks it, until it is stopped.
+    conn.busy_timeout(PATIENCE).unwrap();
+    conn.execute("DELETE FROM part", []).unwrap();
 }

@@ -730,7 +730,7 @@ fn pause_lets_other_connections_write() {
     let path = folder.path().join("app.db");
     let store = Store::open(&path).unwrap();
     store.write(|tx| tx.execute_batch(TABLE)).unwrap();
-    let file: String = (0..200_000).map(|n| format!("{n},text\n")).collect();
+    let file: String = (0..100_000).map(|n| format!("{n},text\n")).collect();
     let file = format!("id,text\n{file}");
     let over = AtomicBool::new(false);
     let written = thread::scope(|scope| {
@@ -745,12 +745,15 @@ fn pause_lets_other_connections_write() {
             }
             written
         });
-        let _over = RaiseOnDrop(&over);
-        let bulk = store.bulk().pause(Duration::from_millis(2));
-        let report = bulk.csv(file.as_bytes()).into("t").keep_existing().run().unwrap();
-        assert_eq!(report.rows, 200_000);
+        let raised = RaiseOnDrop(&over);
+        let pause = Duration::from_millis(10);
+        let csv = store.bulk().pause(pause).csv(file.as_bytes());
+        let report = csv.into("t").keep_existing().run().unwrap();
+        assert_eq!(report.rows, 100_000);
         assert!(report.slices > 1);
-        over.store(true, Relaxed);
+        let pauses = pause * (report.slices - 1) as u32;
+        assert!(report.duration >= pauses, "{report:?}");
+        drop(raised);
         other.join().unwrap()
     });
     assert!(written > 0);

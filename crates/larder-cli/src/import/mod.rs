@@ -409,11 +409,15 @@ impl Import {
             if self.args.resumable {
                 // The same file from another folder.
                 let place = path.canonicalize();
-                let place = place.map_err(|error| Failure::io(format!("{} has no path", display(&path)), error))?;
+                let place = place.map_err(|error| {
+                    let failure = Failure::io(format!("{} has no path", display(&path)), error);
+                    after(committed, failure)
+                })?;
                 bulk = bulk.resumable(format!("larder import of {} into {table}", place.display()));
             }
             let load = self.load(source, table, bulk);
-            let load = load.map_err(|failure| self.interrupted(committed).unwrap_or(failure))?;
+            let load =
+                load.map_err(|failure| self.interrupted(committed).unwrap_or_else(|| after(committed, failure)))?;
             let Load {
                 csv,
                 mut report,
@@ -422,7 +426,8 @@ impl Import {
             } = load;
             if let Some(statement) = statement {
                 let table = report.table.clone();
-                self.store.transact(move |tx| create(tx, &table, &statement))?;
+                let made = self.store.transact(move |tx| create(tx, &table, &statement));
+                made.map_err(|failure| after(committed, failure))?;
                 report.created = true;
             }
             let ended = csv.run();
