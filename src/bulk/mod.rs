@@ -207,6 +207,22 @@ impl Bulk {
     /// A deletion needs no name: what is deleted is not found again. The statement of a deletion or an update is its SQL
     /// **without its values**: a job of one name with other values goes on behind the last key of the earlier one. Give
     /// each set of values a name of its own.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    ///
+    /// let users = || (1..=1000).map(|id| (id, format!("user {id}")));
+    /// let load = |rows| {
+    ///     let job = store.bulk().resumable("load users");
+    ///     job.insert("INSERT INTO users VALUES (?1, ?2)", rows).run()
+    /// };
+    /// assert_eq!(load(users().take(300).collect::<Vec<_>>())?.rows, 300);
+    /// // Again, with all of them: it goes on behind the first 300.
+    /// let report = load(users().collect())?;
+    /// assert_eq!((report.resumed_from, report.rows), (300, 700));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn resumable(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
@@ -226,6 +242,17 @@ impl Bulk {
     /// they are in the queue before it and join the commit of the current slice, so each waits for one slice at most. A
     /// smaller share makes fewer writes wait at all, and leaves the disk to others. While no other thread has written for a
     /// second, the job takes all. [`BulkStats::share`](crate::BulkStats::share) is the share that it has had.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    ///
+    /// let rows = (1..=1000).map(|id| (id, "Ada"));
+    /// // Beside other writes it leaves three quarters of the time to them.
+    /// let report = store.bulk().share(0.25).insert("INSERT INTO users VALUES (?1, ?2)", rows).run()?;
+    /// assert_eq!(report.rows, 1000);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn share(mut self, share: f64) -> Self {
         self.share = share;
         self
@@ -236,6 +263,19 @@ impl Bulk {
     /// It is for a database that **other processes** write: their writes are in no queue, and SQLite lets them try again
     /// every few milliseconds. With a pause no slice takes longer than [`slice`](Self::slice), and the job leaves the
     /// write lock to others for as long as it says.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    ///
+    /// use std::time::Duration;
+    ///
+    /// let rows = (1..=1000).map(|id| (id, "Ada"));
+    /// let job = store.bulk().pause(Duration::from_millis(5));
+    /// let report = job.insert("INSERT INTO users VALUES (?1, ?2)", rows).run()?;
+    /// assert_eq!(report.rows, 1000);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn pause(mut self, time: Duration) -> Self {
         self.pause = time;
         self
@@ -243,6 +283,20 @@ impl Bulk {
 
     /// What the job does with a row that violates a constraint. The default is [`OnViolation::Fail`]. To replace or merge
     /// such rows, use an upsert (`ON CONFLICT .. DO UPDATE`) as the statement.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    ///
+    /// use larder::OnViolation;
+    ///
+    /// let rows = [(1, Some("Ada")), (2, None), (3, Some("Grace"))];
+    /// let job = store.bulk().on_violation(OnViolation::Skip);
+    /// let report = job.insert("INSERT INTO users VALUES (?1, ?2)", rows).run()?;
+    /// assert_eq!((report.rows, report.skipped), (3, 1));
+    /// assert_eq!(report.violations[0].row, 2);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn on_violation(mut self, policy: OnViolation) -> Self {
         self.on_violation = policy;
         self
@@ -250,6 +304,19 @@ impl Bulk {
 
     /// How many rows may be skipped in a run, of those that violate a constraint and of bad lines: the next one fails the
     /// job. The default is any number.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    ///
+    /// use larder::OnViolation;
+    ///
+    /// let rows = [(1, Some("Ada")), (2, None), (3, None), (4, Some("Grace"))];
+    /// let job = store.bulk().on_violation(OnViolation::Skip).max_skipped(1);
+    /// let failed = job.insert("INSERT INTO users VALUES (?1, ?2)", rows).run();
+    /// assert!(failed.unwrap_err().to_string().contains("NOT NULL"));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn max_skipped(mut self, rows: u64) -> Self {
         self.max_skipped = rows;
         self
@@ -258,6 +325,23 @@ impl Bulk {
     /// Calls `f` for each row that was skipped, once the rows before it are committed. The report has the first 100.
     ///
     /// The callback runs where that of [`progress`](Self::progress) runs.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    ///
+    /// use std::sync::mpsc::channel;
+    /// use larder::OnViolation;
+    ///
+    /// let (sender, skipped) = channel();
+    /// let job = store.bulk().on_violation(OnViolation::Skip).on_skip(move |violation| {
+    ///     let _ = sender.send(violation.row);
+    /// });
+    /// let rows = [(1, Some("Ada")), (2, None), (3, Some("Grace"))];
+    /// job.insert("INSERT INTO users VALUES (?1, ?2)", rows).run()?;
+    /// assert_eq!(skipped.iter().collect::<Vec<_>>(), [2]);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn on_skip(mut self, f: impl FnMut(&Violation) + Send + 'static) -> Self {
         self.on_skip = Some(Box::new(f));
         self
@@ -274,6 +358,24 @@ impl Bulk {
     /// that fails. `ControlFlow::Break(())` cancels the job; what is committed stays.
     ///
     /// The callback runs on the thread that submits the slices, `larder-bulk`, and may write to the store.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    ///
+    /// use std::ops::ControlFlow;
+    /// use std::sync::mpsc::channel;
+    ///
+    /// let (sender, seen) = channel();
+    /// let job = store.bulk().progress(move |progress| {
+    ///     let _ = sender.send(progress.rows);
+    ///     ControlFlow::Continue(())
+    /// });
+    /// let rows = (1..=1000).map(|id| (id, "Ada"));
+    /// job.insert("INSERT INTO users VALUES (?1, ?2)", rows).run()?;
+    /// assert_eq!(seen.iter().last(), Some(1000));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn progress(mut self, f: impl FnMut(&BulkProgress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.progress = Some(Box::new(f));
         self
@@ -326,6 +428,17 @@ impl Bulk {
     /// in one walk over the table, in windows of at most 262,144 rows, up to its largest key at the start. So the writer
     /// never scans, and a row that no longer meets the condition when its turn comes stays. The condition is of one row: a subquery in it is
     /// refused, since it would be evaluated again for each row, while rows go.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    ///
+    /// let rows = (1..=1000).map(|id| (id, "Ada"));
+    /// store.bulk().insert("INSERT INTO users VALUES (?1, ?2)", rows).run()?;
+    /// let report = store.bulk().delete("users", "id > ?1", (400,)).run()?;
+    /// assert_eq!(report.rows, 600);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn delete<P: BulkRow + Sync>(self, table: &str, condition: &str, values: P) -> BulkJob<Keys<P>> {
         let keys = Keys::to_delete(&self.store, table, condition, values);
         self.job(String::new(), keys)
@@ -336,6 +449,17 @@ impl Bulk {
     ///
     /// The keys are read as for [`delete`](Self::delete), in one walk over the table, so each row is updated once. The key
     /// of the walk cannot be set: the rowid, or the primary key of a table `WITHOUT ROWID`.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    ///
+    /// let rows = (1..=1000).map(|id| (id, "Ada"));
+    /// store.bulk().insert("INSERT INTO users VALUES (?1, ?2)", rows).run()?;
+    /// let report = store.bulk().update("users", "name = ?1", "id > ?2", ("Grace", 400)).run()?;
+    /// assert_eq!(report.rows, 600);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn update<P: BulkRow + Sync>(self, table: &str, set: &str, condition: &str, values: P) -> BulkJob<Keys<P>> {
         let keys = Keys::to_update(&self.store, table, set, condition, values);
         self.job(String::new(), keys)
@@ -347,6 +471,18 @@ impl Bulk {
     /// The other database is opened only to be read, and one snapshot of it is read while the job runs. Its page size and
     /// its text encoding may differ. It cannot be the file of the store itself. Beside the rows of any job, up to six batches
     /// of 512 rows or 256 KiB are in memory; a batch with a larger row is as large as that row.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    ///
+    /// # let other = larder::Store::open_temp()?;
+    /// # other.write(|tx| tx.execute_batch("CREATE TABLE people(name); INSERT INTO people VALUES ('Ada'), ('Eve')"))?;
+    /// let sql = "INSERT INTO users(name) VALUES (?1)";
+    /// let report = store.bulk().copy_from(other.path(), "SELECT name FROM people", sql).run()?;
+    /// assert_eq!(report.rows, 2);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn copy_from(self, path: impl AsRef<Path>, select: &str, sql: impl Into<String>) -> BulkJob<Selected> {
         let selected = Selected::new(&self.store, path.as_ref(), select);
         self.job(sql.into(), selected)

@@ -19,6 +19,17 @@ use crate::telemetry::call_site::CallSite;
 
 impl Bulk {
     /// As [`insert`](Self::insert), with the rows of an async stream. Await [`BulkStream::run_async`].
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write_async(|tx| tx.execute_batch("CREATE TABLE log(n INTEGER) STRICT")).await?;
+    /// let rows = futures_util::stream::iter((0..1000).map(|n| (n,)));
+    /// let job = store.bulk().insert_stream("INSERT INTO log(n) VALUES (?1)", rows);
+    /// assert_eq!(job.run_async().await?.rows, 1000);
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
     #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
     pub fn insert_stream<S>(self, sql: impl Into<String>, rows: S) -> BulkStream<S>
     where

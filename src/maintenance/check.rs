@@ -45,9 +45,9 @@ pub(super) const MAX_REPORTED: usize = 100;
 /// [`CheckReport::not_checked`] says what was not looked at (with auto-vacuum, CHECK constraints alone). A
 /// [`Store::backup`] looks at all of it.
 ///
-/// A table whose schema needs a collation or a function that [`Options::on_connect`](crate::Options::on_connect) has not
-/// defined is in [`CheckReport::not_checked`], with the name that is missing. It is no damage. Of such a table only the pages
-/// are looked at.
+/// A table whose schema needs a collation or a function that [`Options::on_connect`](crate::Options::on_connect) has
+/// not defined is in [`CheckReport::not_checked`], with the name that is missing. It is no damage. Of such a table no
+/// row is looked at, and at most the pages are.
 ///
 /// ```
 /// use std::ops::ControlFlow;

@@ -309,8 +309,8 @@ pub(super) const RULES: &[Rule] = &[
         kind: AlertKind::RetentionClock,
         description: "the clock has jumped ahead, and a retention is to follow it",
         severity: Severity::Warning,
-        remedy: "If the clock is wrong, set it right in that time. If it is right, since the machine or the service was off, \
-                 there is nothing to do; Store::trust_clock follows it at once",
+        remedy: "If the clock is wrong, set it right before then, see the reason. If it is right, since the machine or \
+                 the service was off, there is nothing to do; Store::trust_clock follows it at once",
         unit: "s",
         measure: |seen| Some((seen.sample.held_clock.as_ref()?.clock.ahead.as_secs_f64(), 0.0)),
         culprit: |seen| Some(seen.sample.held_clock.as_ref()?.site.to_string()),

@@ -24,8 +24,8 @@
 //! Both change only under the lock: the consumer takes the rows, or goes, and then notifies a producer that waits. A
 //! closing store and the time limits notify no one. So the producer wakes itself at its deadline, and each
 //! [`CLOSE_POLL`] to see whether the store closes, as a read does that waits for a connection, and whether the consumer
-//! has polled. The consumer takes no lock to say so, since most of its polls find a row that it owns: it sets a flag, which
-//! the producer clears. A poll after the last look is at most one [`CLOSE_POLL`] old when it counts as the last one.
+//! has polled. The consumer takes no lock to say so, since most of its polls find a row that it owns: it sets a flag,
+//! which the producer clears. A poll counts from the producer's next look, which is at most one [`CLOSE_POLL`] later.
 //!
 //! # Why no deadlock is possible
 //!
@@ -33,8 +33,9 @@
 //! without it, and so are rows. The consumer never blocks on it for longer than a push or a swap. The producer waits for
 //! the consumer, and the consumer for the producer, but never both: the one waits while there are rows, the other while
 //! there are none. A consumer that never comes back keeps the producer and its connection until the time limit of the
-//! read, until it has not polled for the idle limit, or until the store closes; a consumer that is dropped ends both at once, since the producer sees that at its
-//! next row, in its wait, or in the middle of a statement (`runtime/cancellation.rs`).
+//! read, until it has not polled for the idle limit, or until the store closes; a consumer that is dropped ends both at
+//! once, since the producer sees that at its next row, in its wait, or in the middle of a statement
+//! (`runtime/cancellation.rs`).
 
 use std::collections::VecDeque;
 use std::mem;

@@ -12,10 +12,10 @@
 //! stream and waited, finds the connection idle and the write-ahead log no longer held back.
 //!
 //! The query ends early when the stream was dropped, when the store closes ([`Error::Closed`]) or when its time limit is
-//! over, or its consumer has not polled for the idle limit ([`Error::Interrupted`]). The thread finds out before each row, while it waits for room, and in the middle of a
-//! statement, by the progress handler: the [`Token`] says there whether the stream is still wanted. A panic, which can only
-//! come from a conversion of a row, is caught here, so that the snapshot is ended as for any closure; it travels in the
-//! reply, and resumes in the task.
+//! over, or its consumer has not polled for the idle limit ([`Error::Interrupted`]). The thread finds out before each
+//! row, while it waits for room, and in the middle of a statement, by the progress handler: the [`Token`] says there
+//! whether the stream is still wanted. A panic, which can only come from a conversion of a row, is caught here, so that
+//! the snapshot is ended as for any closure; it travels in the reply, and resumes in the task.
 //!
 //! Why no wake-up of a stream's start or end is lost is argued in `queue/mod.rs` and `queue/slot.rs`, as for any job. The
 //! mutex around the number of threads is held while they start; no other lock is taken under it.

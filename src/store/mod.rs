@@ -184,6 +184,15 @@ impl Store {
 impl Store {
     /// Inserts, deletes, updates or merges many rows in slices, which delay no other write for long. Nothing happens
     /// before [`BulkJob::run`](crate::BulkJob::run).
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    /// let rows = (1..=1000).map(|id| (id, format!("user {id}")));
+    /// let report = store.bulk().insert("INSERT INTO users VALUES (?1, ?2)", rows).run()?;
+    /// assert_eq!(report.rows, 1000);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn bulk(&self) -> Bulk {
         Bulk::new(self.engine())
     }
@@ -229,8 +238,8 @@ impl Store {
     /// # Errors
     ///
     /// - [`Error::Options`]: there is no such table or column; the column has no index, and the error has the `CREATE
-    ///   INDEX` to run; a time has another form, or all times are far too old ([`RetainOptions::stale`]); the table is a view, virtual or `WITHOUT ROWID`; `keep` is less than a
-    ///   second; the column has a retention already.
+    ///   INDEX` to run; a time has another form, or all times are far too old ([`RetainOptions::stale`]); the table is
+    ///   a view, virtual or `WITHOUT ROWID`; `keep` is less than a second; the column has a retention already.
     /// - [`Error::ReadOnly`], [`Error::Closed`], and the errors of [`read`](Self::read).
     #[track_caller]
     pub fn retain(&self, table: &str, column: &str, keep: Duration) -> Result<Retention> {

@@ -335,8 +335,8 @@ impl Options {
     }
 
     /// How many pages in the WAL trigger a checkpoint. The writer thread makes it after it has replied; beside a bulk job
-    /// ([`Store::bulk`]) another thread does, and the WAL has some 4 to 6 times as many before it starts over. The default is
-    /// 1000 pages, as in SQLite, and the value in effect is never more than a quarter of
+    /// ([`Store::bulk`]) another thread does, and the WAL has some 4 to 6 times as many before it starts over. The
+    /// default is 1000 pages, as in SQLite, and the value in effect is never more than a quarter of
     /// [`wal_limit`](Self::wal_limit). At least 1. PRAGMA: `wal_autocheckpoint` is 0, because the writer makes the
     /// checkpoints.
     ///
@@ -547,6 +547,21 @@ impl Options {
     }
 
     /// As [`retain`](Self::retain), with options.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::{Migration, Migrations, Options, RetainOptions};
+    ///
+    /// let logs = "CREATE TABLE logs(at INTEGER NOT NULL, line TEXT NOT NULL) STRICT;
+    ///             CREATE INDEX logs_by_at ON logs(at)";
+    /// let slowly = RetainOptions::new().rows_per_minute(10_000);
+    /// let store = Options::new()
+    ///     .migrations(Migrations::new([Migration::new(1, "logs", logs)]))
+    ///     .retain_with(slowly, "logs", "at", Duration::from_secs(30 * 86_400))
+    ///     .open_temp()?;
+    /// assert_eq!(store.stats().retention.len(), 1);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn retain_with(mut self, options: RetainOptions, table: &str, column: &str, keep: Duration) -> Self {
         self.retain.push(RetainRule::new(table, column, keep, options));
         self

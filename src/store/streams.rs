@@ -63,12 +63,12 @@ impl Store {
     /// The snapshot lasts from the first poll until the end or the drop of the stream, and the write-ahead log cannot be
     /// reset meanwhile: it grows with each commit. That is so however slow the client is that the rows are sent to.
     ///
-    /// - **What shows it:** [`ReaderStats::oldest_read`](crate::ReaderStats::oldest_read), with the line of this call and its
-    ///   age; the alert [`OldRead`](crate::AlertKind::OldRead) after [`Options::max_reader_age`](crate::Options::max_reader_age),
-    ///   which [`advice`](Self::advice) reports too; and
-    ///   [`LargeWal`](crate::AlertKind::LargeWal). [`ReaderStats::streams`](crate::ReaderStats::streams) counts streams, rows
-    ///   and the time for which they waited for their tasks; all other statistics and the slow log count the time of
-    ///   the query, without that wait.
+    /// - **What shows it:** [`ReaderStats::oldest_read`](crate::ReaderStats::oldest_read), with the line of this call
+    ///   and its age; the alert [`OldRead`](crate::AlertKind::OldRead) after
+    ///   [`Options::max_reader_age`](crate::Options::max_reader_age), which [`advice`](Self::advice) reports too; and
+    ///   [`LargeWal`](crate::AlertKind::LargeWal). [`ReaderStats::streams`](crate::ReaderStats::streams) counts
+    ///   streams, rows and the time for which they waited for their tasks; all other statistics and the slow log count
+    ///   the time of the query, without that wait.
     /// - **What bounds it:** [`Options::stream_idle_timeout`](crate::Options::stream_idle_timeout), 60 s by default, or
     ///   [`ReadOptions::idle_timeout`]: a stream that waits to go on and is not polled for so long ends with an error.
     ///   [`ReadOptions::execution_timeout`], the time of the whole stream with that of its consumer;
@@ -154,7 +154,8 @@ impl Store {
 
 /// The rows of a query, as [`Store::read_stream`](crate::Store::read_stream) reads them.
 ///
-/// It is a [`Stream`] of [`Result<T>`](crate::Result), for any runtime, and has [`next`](Self::next) for a plain loop. After its last item it returns `None`, again and again. Its drop ends the query.
+/// It is a [`Stream`] of [`Result<T>`](crate::Result), for any runtime, and has [`next`](Self::next) for a plain loop.
+/// After its last item it returns `None`, again and again. Its drop ends the query.
 #[must_use = "a stream does nothing until it is polled"]
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
 pub struct RowStream<T> {
@@ -220,8 +221,8 @@ impl<T> RowStream<T> {
     }
 
     fn poll_row(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T>>> {
+        self.channel.poll();
         loop {
-            self.channel.poll();
             if let Some(row) = self.rows.pop_front() {
                 return Poll::Ready(Some(Ok(row)));
             }

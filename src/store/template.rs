@@ -62,6 +62,17 @@ impl Options {
     /// Makes a template of a temporary store with these options: its migrations are applied once, and not again for each
     /// test. See [`Template`].
     ///
+    /// ```
+    /// use larder::{Migration, Migrations, Options};
+    ///
+    /// let users = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT";
+    /// let migrations = Migrations::new([Migration::new(1, "users", users)]);
+    /// let template = Options::new().migrations(migrations).template()?;
+    /// let store = template.open_temp()?;
+    /// assert_eq!(store.migrations()?.applied.len(), 1);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`open_temp`](Self::open_temp). [`Error::Options`] together with `replicate_to`, because all copies would write
@@ -106,6 +117,17 @@ impl Options {
 
 impl Template {
     /// Opens a copy as a temporary store, with the options of the template. See [`Store::open_temp`].
+    ///
+    /// ```
+    /// # use larder::Options;
+    /// let create = "CREATE TABLE users(name TEXT NOT NULL) STRICT";
+    /// let template = Options::new().template_with(|store| store.write(|tx| tx.execute_batch(create)))?;
+    /// let (one, other) = (template.open_temp()?, template.open_temp()?);
+    /// one.write(|tx| tx.execute("INSERT INTO users VALUES ('Ada')", []))?;
+    /// // Each is a database of its own.
+    /// assert!(!other.read(|tx| tx.exists("SELECT 1 FROM users", []))?);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

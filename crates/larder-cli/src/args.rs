@@ -418,7 +418,7 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "ACTION", default_value = "fail")]
     pub(crate) on_conflict: OnConflict,
 
-    /// How many bad lines are left out; one more, and nothing is imported
+    /// How many bad lines are left out; one more, and nothing is imported (with --slices, what was committed stays)
     #[arg(long, value_name = "LINES", default_value_t = 0)]
     pub(crate) max_bad: u64,
 

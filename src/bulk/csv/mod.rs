@@ -394,7 +394,7 @@ struct Prepared<R> {
 
 #[cfg(feature = "async")]
 impl<R: Read + Send + 'static> BulkCsv<R> {
-    /// As [`run`](Self::run), but on a thread of its own: see [`BulkJob::run_async`].
+    /// As [`run`](Self::run), but on threads of its own: see [`BulkJob::run_async`].
     ///
     /// # Errors
     ///

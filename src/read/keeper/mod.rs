@@ -13,13 +13,13 @@
 //!   thread, before its own snapshot begins. So there is no renewal for a commit that nothing reads. If the last
 //!   snapshot served fewer than [`PAYS`] reads, reads do without for a while, twice as long each time.
 //! - **Lease.** A snapshot of the keeper is [`LEASE`] old at most: a tick of the timer renews it, or ends it if no read
-//!   came since the tick before. Otherwise it would pin the log for another process, of whose commits
-//!   the store's own say nothing.
+//!   came since the tick before. Otherwise it would pin the log for another process, of whose commits the store's own
+//!   say nothing.
 //! - **Other writers.** Each tick compares the commits of all processes with the store's own. If another process
 //!   writes, the keeper lets go for a second, twice as long each further time, a minute at most.
-//! - **Checkpoints.** The thread that makes one takes the lock of the keeper, ends its snapshot, and keeps the lock until the
-//!   checkpoint is over ([`Readers::stand_aside`]). A flag that reads reset would not do: under overlapping reads some
-//!   read would always begin the keeper again, on the mark that the checkpoint waits for.
+//! - **Checkpoints.** The thread that makes one takes the lock of the keeper, ends its snapshot, and keeps the lock
+//!   until the checkpoint is over ([`Readers::stand_aside`]). A flag that reads reset would not do: under overlapping
+//!   reads some read would always begin the keeper again, on the mark that the checkpoint waits for.
 //! - **Not** in an exclusive store, which has no such locks; not where the system has no open-file-description locks,
 //!   since other writers cannot be seen there; and not once the watchdog has found a lock dropped: a lock that is
 //!   counted is not asked for again ([`Readers::switch_off_keeper`]).
@@ -27,10 +27,11 @@
 //!
 //! # Locks
 //!
-//! `held` guards the connection. Reads, ticks and the watchdog only try it, so they never wait; the writer thread, the one that makes
-//! checkpoints beside a bulk job, and a closing thread wait for at most one renewal, which has no busy time-out. Under it: larder's own SQL on the keeper's
-//! connection. The connection opens on a timer thread, without the lock. `kept`, `commits` and `next` are hints,
-//! read without it: a stale value costs a read some system calls or one attempt in vain.
+//! `held` guards the connection. Reads, ticks and the watchdog only try it, so they never wait; the writer thread, the
+//! one that makes checkpoints beside a bulk job, and a closing thread wait for at most one renewal, which has no busy
+//! time-out. Under it: larder's own SQL on the keeper's connection. The connection opens on a timer thread, without the
+//! lock. `kept`, `commits` and `next` are hints, read without it: a stale value costs a read some system calls or one
+//! attempt in vain.
 
 #[cfg(test)]
 mod tests;

@@ -64,7 +64,7 @@ fn is_paused(engine: &Engine) -> bool {
 }
 
 /// Reads until `is_so`.
-fn read_until(engine: &Engine, is_so: impl Fn(&Engine) -> bool) {
+fn read_until(engine: &Engine, mut is_so: impl FnMut(&Engine) -> bool) {
     let began = Instant::now();
     while !is_so(engine) {
         assert!(began.elapsed() < PATIENCE, "it never came to be");
@@ -198,6 +198,7 @@ fn exclusive_store_has_no_keeper() {
 #[test]
 fn reads_go_on_without_a_connection_for_the_keeper() {
     let folder = tempfile::tempdir().unwrap();
+    let began = Instant::now();
     let opened = Arc::new(AtomicUsize::new(0));
     let number = Arc::clone(&opened);
     // One looks at the database, and one reads.
@@ -213,7 +214,9 @@ fn reads_go_on_without_a_connection_for_the_keeper() {
     let engine = open(folder.path(), settings);
     read_until(&engine, is_paused);
     read_while(&engine, holds_none);
-    assert!(opened.load(Relaxed) >= 3);
+    // It tries again after a second, and then more rarely.
+    let attempts = opened.load(Relaxed) - 2;
+    assert!(attempts as u64 <= 1 + began.elapsed().as_secs(), "{attempts} attempts");
 }
 
 #[test]
@@ -257,21 +260,28 @@ fn closing_empties_the_log() {
     assert!(report.wal_truncated, "{report}");
 }
 
-/// Runs `work` beside busy readers, with the keeper or without.
-fn beside_readers<T>(keeps: bool, readers: usize, work: impl FnOnce(&Engine) -> T) -> T {
+/// Runs `work` beside busy readers, with the keeper or without. Returns the longest read, too.
+fn beside_readers<T>(keeps: bool, readers: usize, work: impl FnOnce(&Engine) -> T) -> (T, Duration) {
     let folder = tempfile::tempdir().unwrap();
     let engine = open(folder.path(), Settings::default());
     if !keeps {
         engine.readers.close_keeper();
     }
     let end = AtomicBool::new(false);
+    let longest = || {
+        let (mut longest, mut began) = (Duration::ZERO, Instant::now());
+        read_until(&engine, |_| {
+            longest = longest.max(mem::replace(&mut began, Instant::now()).elapsed());
+            end.load(Relaxed)
+        });
+        longest
+    };
     thread::scope(|scope| {
-        for _ in 0..readers {
-            scope.spawn(|| read_until(&engine, |_| end.load(Relaxed)));
-        }
+        let readers: Vec<_> = (0..readers).map(|_| scope.spawn(longest)).collect();
         let done = work(&engine);
         end.store(true, Relaxed);
-        done
+        let longest = readers.into_iter().map(|reader| reader.join().unwrap()).max();
+        (done, longest.unwrap())
     })
 }
 
@@ -285,15 +295,19 @@ fn keeper_does_not_make_the_log_grow() {
     });
 }
 
-/// Compares the logs of both, some times: a reader that the machine keeps from ending makes any log large.
+/// Compares the logs of both. A read that the machine keeps from ending makes any log large, so such an attempt tells
+/// nothing.
 fn log_is_no_larger_with_keeper(readers: usize, log: impl Fn(&Engine) -> u64) {
-    let mut seen = Vec::new();
-    let is_no_larger = (0..5).any(|_| {
-        let [without, with] = [false, true].map(|keeps| beside_readers(keeps, readers, &log));
-        seen.push((without, with));
-        with <= 2 * without.max(LOG)
-    });
-    assert!(is_no_larger, "bytes without the keeper, and with: {seen:?}");
+    for attempt in 1.. {
+        let [(without, _), (with, longest)] = [false, true].map(|keeps| beside_readers(keeps, readers, &log));
+        if with <= 2 * without.max(LOG) {
+            return;
+        }
+        assert!(
+            attempt < 5 && longest > Duration::from_millis(50),
+            "{with} bytes with the keeper, {without} without, and no read was longer than {longest:?}"
+        );
+    }
 }
 
 /// The store does not know of these commits, as if they were another process's.

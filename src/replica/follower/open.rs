@@ -8,6 +8,7 @@
 //! | there | none | [`Error::Diverged`]: it is another database |
 //! | there | a follower's | it goes on from its position (`local.rs`), or is compared with the replica (`resync.rs`) |
 //! | there, changed perhaps | a follower's, and the replica has what came since in a snapshot alone | it is set aside, and restored |
+//! | there, without a log | a follower's, without a position | it is set aside, and restored: the process was killed in between |
 //! | there | a store's, which closed with everything uploaded; a restore's | the same, if nothing was changed since |
 //!
 //! In each case the replica has to be the one that was followed. A follower whose machine has failed opens again by itself,

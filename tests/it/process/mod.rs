@@ -3,6 +3,8 @@
 pub(crate) mod access;
 pub(crate) mod forking;
 mod programs;
+#[cfg(feature = "csv")]
+mod quickstart;
 #[cfg(feature = "async")]
 mod service;
 pub(crate) mod thread_locals;

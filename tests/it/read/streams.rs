@@ -1,6 +1,7 @@
 //! Streams: all rows in order and in bounded memory, and what ends them early.
 
 use std::future::Future;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -453,15 +454,26 @@ fn panic_in_the_middle_resumes_after_the_rows_before() {
 
 // ---- time limits ----
 
+/// Takes the first row, or gives `None` if the limit was over before it came.
+#[track_caller]
+fn first_row_within(time: Duration, stream: &mut RowStream<(i64,)>) -> Option<()> {
+    match next(stream).unwrap() {
+        Ok(row) => Some(assert_eq!(row, (1,))),
+        Err(Error::Interrupted { limit, .. }) if limit == time => None,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
 #[test]
 fn time_limit_ends_a_stream_that_waits_for_its_consumer() {
-    let store = store_with(Options::new());
     let error = with_longer_limits(Duration::from_millis(50), |time| {
+        let store = store_with(Options::new());
         let options = ReadOptions::new().execution_timeout(time);
         let mut stream = store.read_stream_with::<(i64,)>(options.label("late"), NUMBERS, [1_000_000_000]);
-        next(&mut stream).unwrap().ok()?;
+        first_row_within(time, &mut stream)?;
         // Without the consumer.
         is_idle(&store);
+        let waited = store.stats().readers.streams.consumer_wait;
         let (rows, error) = drain(&mut stream);
         is_sequence(&rows, 2);
         assert!(rows.len() < AHEAD, "{}", rows.len());
@@ -470,11 +482,17 @@ fn time_limit_ends_a_stream_that_waits_for_its_consumer() {
             matches!(error, Error::Interrupted { limit, .. } if limit == time),
             "{error:?}"
         );
-        (rows.len() >= 255).then_some(error)
+        if waited.is_zero() {
+            // The time was over before the channel was full.
+            return None;
+        }
+        assert!(rows.len() >= 255, "{}", rows.len());
+        Some(error)
     });
     assert_eq!(error.site(), Some("late"));
     assert!(error.statement().unwrap().starts_with("WITH RECURSIVE"), "{error:?}");
     // In the middle of a statement.
+    let store = store_with(Options::new());
     let options = ReadOptions::new().execution_timeout(Duration::from_millis(20));
     let (rows, error) = drain(&mut store.read_stream_with(options, ENDLESS, []));
     assert!(
@@ -503,8 +521,11 @@ fn idle_consumer_loses_its_stream_and_not_its_rows() {
         let streams = store.stats().readers.streams;
         assert_eq!((streams.open, streams.begun, streams.idle_timeouts), (0, 1, 1));
         assert!(streams.consumer_wait >= limit, "{streams:?}");
-        let site = &store.stats().call_sites[0];
-        assert_eq!((site.site.as_str(), site.errors), ("forgotten", 1));
+        // The order of the call sites is that of their times: on a busy machine the write that made the table is the
+        // first.
+        let sites = store.stats().call_sites;
+        let site = sites.iter().find(|site| site.site == "forgotten").unwrap();
+        assert_eq!((site.calls, site.errors), (1, 1));
         // The only connection that streams may use is free, and so is the log.
         assert_eq!(drain(&mut numbers(&store, 3)).0, [1, 2, 3]);
         let (rows, error) = drain(&mut stream);
@@ -549,15 +570,26 @@ fn consumer_that_polls_slowly_is_not_idle() {
 }
 
 /// Whether a stream goes on whose consumer takes a row ten times per limit, so that it takes none from the channel for
-/// three times the limit.
+/// three times the limit. One that ends was without a poll for most of the limit.
 fn outlives_idle_limit(limit: Duration) -> bool {
     let store = store_with(Options::new().stream_idle_timeout(limit));
     let mut stream = numbers(&store, 2000);
     let mut rows = Vec::new();
-    let mut take = |stream: &mut RowStream<(i64,)>| match next(stream) {
-        Some(Ok((row,))) => rows.push(row),
-        Some(Err(Error::Interrupted { .. })) => {}
-        other => panic!("{other:?}"),
+    let (mut polled, mut longest) = (Instant::now(), Duration::ZERO);
+    // Whether a row came.
+    let mut take = |stream: &mut RowStream<(i64,)>| {
+        longest = longest.max(mem::replace(&mut polled, Instant::now()).elapsed());
+        match next(stream) {
+            Some(Ok((row,))) => rows.push(row),
+            None => return false,
+            Some(Err(Error::Interrupted { limit: over, .. })) if over == limit => {
+                // The producer looks up to 50 ms after a poll, which counts from then on.
+                assert!(longest > limit / 2, "idle after {longest:?} of {limit:?}");
+                return false;
+            }
+            Some(Err(error)) => panic!("{error:?}"),
+        }
+        true
     };
     take(&mut stream);
     // The consumer has the rows of a full channel, and the channel is full again.
@@ -574,16 +606,11 @@ fn outlives_idle_limit(limit: Duration) -> bool {
         take(&mut stream);
         thread::sleep(limit / 10);
     }
+    while take(&mut stream) {}
+    is_sequence(&rows, 1);
     if store.stats().readers.streams.idle_timeouts > 0 {
         return false;
     }
-    let (rest, error) = drain(&mut stream);
-    if matches!(error, Some(Error::Interrupted { .. })) {
-        return false;
-    }
-    assert!(error.is_none(), "{error:?}");
-    rows.extend(rest);
-    is_sequence(&rows, 1);
     assert_eq!(rows.len(), 2000);
     true
 }
@@ -668,7 +695,7 @@ fn old_streams_are_interrupted_as_reads_are() {
         let options = Options::new().max_reader_age(age).interrupt_old_readers(true);
         let store = store_with(options);
         let mut stream = many(&store);
-        next(&mut stream).unwrap().ok()?;
+        first_row_within(age, &mut stream)?;
         is_idle(&store);
         let error = drain(&mut stream).1.unwrap();
         assert!(
@@ -685,33 +712,29 @@ fn old_streams_are_interrupted_as_reads_are() {
 #[test]
 fn closing_ends_streams_after_the_rows_that_were_read() {
     for drops in [false, true] {
-        // The stream may be closed before its thread has read as many rows ahead as it can.
-        assert!((0..50).any(|_| rows_ahead_of_closing(drops) >= 255));
+        let store = store_with(Options::new().close_timeout(PATIENCE));
+        let mut waiting = many(&store);
+        next(&mut waiting).unwrap().unwrap();
+        let mut computing = store.read_stream::<(i64,)>(ENDLESS, []);
+        begin(&mut computing);
+        until(&store, |stats| stats.readers.in_use == 2);
+        // The other one has no row, so its channel is full.
+        until(&store, |stats| stats.readers.streams.consumer_wait > Duration::ZERO);
+        let began = Instant::now();
+        if drops {
+            drop(store);
+        } else {
+            let report = store.close().unwrap();
+            assert!(report.wal_truncated, "{report}");
+        }
+        assert!(began.elapsed() < PATIENCE / 4, "{:?}", began.elapsed());
+        let (rows, error) = drain(&mut waiting);
+        is_sequence(&rows, 2);
+        assert!((255..AHEAD).contains(&rows.len()), "{}", rows.len());
+        assert!(matches!(error, Some(Error::Closed)), "{error:?}");
+        let (none, error) = drain(&mut computing);
+        assert!(none.is_empty() && matches!(error, Some(Error::Closed)), "{error:?}");
     }
-}
-
-fn rows_ahead_of_closing(drops: bool) -> usize {
-    let store = store_with(Options::new().close_timeout(PATIENCE));
-    let mut waiting = many(&store);
-    next(&mut waiting).unwrap().unwrap();
-    let mut computing = store.read_stream::<(i64,)>(ENDLESS, []);
-    begin(&mut computing);
-    until(&store, |stats| stats.readers.in_use == 2);
-    let began = Instant::now();
-    if drops {
-        drop(store);
-    } else {
-        let report = store.close().unwrap();
-        assert!(report.wal_truncated, "{report}");
-    }
-    assert!(began.elapsed() < PATIENCE / 4, "{:?}", began.elapsed());
-    let (rows, error) = drain(&mut waiting);
-    is_sequence(&rows, 2);
-    assert!(rows.len() < AHEAD, "{}", rows.len());
-    assert!(matches!(error, Some(Error::Closed)), "{error:?}");
-    let (none, error) = drain(&mut computing);
-    assert!(none.is_empty() && matches!(error, Some(Error::Closed)), "{error:?}");
-    rows.len()
 }
 
 #[test]

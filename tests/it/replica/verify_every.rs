@@ -294,6 +294,7 @@ fn advice_asks_for_a_verification() {
         let topics = advice.iter().map(|finding| finding.topic);
         topics.filter(|topic| topic.starts_with("replica_")).collect()
     };
+    assert_eq!(last_verify(&store), None);
     assert_eq!(topics(&store), ["replica_not_verified"]);
     let report = store.replica().unwrap().verify().restore(true).run().unwrap();
     assert!(report.is_ok(), "{report}");

@@ -12,8 +12,8 @@ use larder::{Error, Options, Outcome, Pending, ReadOptions, Result, Store};
 
 use crate::write::groups::Gate;
 
-/// Far below any time-out that a hang would run into.
-const AT_ONCE: Duration = Duration::from_secs(30);
+/// Half of the shortest time-out that a hang would run into.
+const AT_ONCE: Duration = Duration::from_secs(15);
 
 fn store_with_row(options: Options) -> Store {
     let store = options.open_temp().unwrap();

@@ -311,7 +311,7 @@ pub(crate) fn set_mode(path: &Path, mode: u32) {
 }
 
 /// The binary of an example: `cargo test` and `cargo nextest run` build it beside this one.
-#[cfg(any(feature = "async", all(feature = "metrics", feature = "serde")))]
+#[cfg(any(feature = "async", feature = "csv", all(feature = "metrics", feature = "serde")))]
 pub(crate) fn example(name: &str) -> PathBuf {
     let folder = this_binary().parent().and_then(Path::parent).map(Path::to_owned);
     let binary = folder.expect("this is in a folder").join("examples").join(name);

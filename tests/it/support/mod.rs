@@ -38,17 +38,21 @@ impl Drop for RaiseOnDrop<'_> {
 /// limit passes before that has begun which it is to end.
 #[track_caller]
 pub(crate) fn with_longer_limits<T>(first: Duration, attempt: impl FnMut(Duration) -> Option<T>) -> T {
-    let mut limits = (0..12).map(|doubled| first * (1 << doubled));
+    let mut limits = (0..12)
+        .map(|doubled| first * (1 << doubled))
+        .take_while(|limit| *limit < Duration::from_secs(15));
     limits.find_map(attempt).expect("no limit was long enough")
 }
 
-/// What a read gives that is young enough for [`larder::Options::max_reader_age`]. A busy machine may make one old.
+/// What a read gives that is young enough for [`larder::Options::max_reader_age`]. A busy machine may make one old. A
+/// read that is interrupted long before its limit was ended by what another one has left over, and fails.
 #[track_caller]
 pub(crate) fn young<T>(mut read: impl FnMut() -> larder::Result<T>) -> T {
     let give_up = Instant::now() + Duration::from_secs(60);
     loop {
+        let began = Instant::now();
         match read() {
-            Err(larder::Error::Interrupted { .. }) if Instant::now() < give_up => {}
+            Err(larder::Error::Interrupted { limit, .. }) if began.elapsed() >= limit / 2 && began < give_up => {}
             read => return read.unwrap(),
         }
     }

@@ -57,7 +57,7 @@ fn overlapping_reads_keep_log_within_twice_its_limit() {
     }
 }
 
-/// The largest log while twice as much as four of its limits is written, and the longest read.
+/// The largest log while eight times its limit is written, and the longest read.
 fn largest_log_beside_overlapping_reads(limit: u64) -> (u64, Duration) {
     let store = store_with_table(Options::new().readers(8).wal_limit(limit));
     store.write(|tx| fill(tx, 50)).unwrap();

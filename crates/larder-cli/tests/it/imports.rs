@@ -106,15 +106,13 @@ fn quote_that_is_not_closed_is_a_bad_line() {
         "8,\"Bo\r",
     ] {
         place.write("owner.csv", format!("id,name\n7,Eve\n{end}"));
-        {
-            let run = place.say("import app.db owner.csv").assert_code(1);
-            let said = "owner.csv:3: a quote of this line is not closed until the end of the file";
-            assert!(run.err.contains(said), "{end:?}: {run:?}");
-            assert!(
-                run.out.starts_with("owner.csv -> owner: 2 lines, 1 bad\n"),
-                "{end:?}: {run:?}"
-            );
-        }
+        let run = place.say("import app.db owner.csv").assert_code(1);
+        let said = "owner.csv:3: a quote of this line is not closed until the end of the file";
+        assert!(run.err.contains(said), "{end:?}: {run:?}");
+        assert!(
+            run.out.starts_with("owner.csv -> owner: 2 lines, 1 bad\n"),
+            "{end:?}: {run:?}"
+        );
     }
     assert_eq!(place.count("app.db", "SELECT count(*) FROM owner"), 3);
     // These are closed, or are no quotes.
