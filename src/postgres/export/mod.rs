@@ -279,6 +279,11 @@ impl<'s> ExportToPostgres<'s> {
             });
         }
         if !writes {
+            for table in &schema.tables {
+                let later = self.later(&schema, table).into_iter();
+                let left_out = later.filter(|(_, statement)| statement.is_none());
+                report.notes.extend(left_out.map(|(what, _)| untranslated(what)));
+            }
             return Ok(report);
         }
         if fatal {
@@ -695,6 +700,14 @@ impl ExportProgress {
     }
 }
 
+/// A note about what has no translation.
+fn untranslated(object: String) -> ExportNote {
+    ExportNote {
+        object,
+        instead: "not made, because it may mean something else at the server: write it by hand".into(),
+    }
+}
+
 /// Runs a statement in a savepoint. What the server refuses is noted, and the export goes on.
 fn attempt(
     server: &Server,
@@ -703,14 +716,8 @@ fn attempt(
     statement: Option<String>,
     notes: &mut Vec<ExportNote>,
 ) -> Result<()> {
-    let note = |instead: String| ExportNote {
-        object: what.to_owned(),
-        instead,
-    };
     let Some(statement) = statement else {
-        notes.push(note(
-            "not made, because it may mean something else at the server: write it by hand".into(),
-        ));
+        notes.push(untranslated(what.to_owned()));
         return Ok(());
     };
     let failed = |error| server.error(what, error, Outcome::RolledBack);
@@ -718,10 +725,10 @@ fn attempt(
     match savepoint.batch_execute(&statement) {
         Ok(()) => savepoint.commit().map_err(failed),
         Err(error) if error.as_db_error().is_some() => {
-            notes.push(note(format!(
-                "not made, the server refused it: {}",
-                super::url::describe(&error)
-            )));
+            notes.push(ExportNote {
+                object: what.to_owned(),
+                instead: format!("not made, the server refused it: {}", super::url::describe(&error)),
+            });
             savepoint.rollback().map_err(failed)
         }
         Err(error) => Err(failed(error)),

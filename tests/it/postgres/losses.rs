@@ -200,6 +200,7 @@ fn what_pragmas_do_not_say_is_exported_or_listed() {
          CREATE TABLE bare(x);
          INSERT INTO p VALUES (1, 'a'); INSERT INTO t(id, n, s, a, b) VALUES (1, 3, 'xA', 1, 1), (2, NULL, NULL, NULL, NULL)",
     );
+    let plan = store.export_to_postgres(&url).dry_run().unwrap();
     let report = store.export_to_postgres(&url).run().unwrap();
     let run = |sql: &str| server.run("text", sql);
     assert_eq!(run("SELECT n, twice, odd FROM t ORDER BY id"), "3|6|1\n||");
@@ -225,7 +226,7 @@ fn what_pragmas_do_not_say_is_exported_or_listed() {
         run("SELECT collation_name FROM information_schema.columns WHERE table_name = 'p' AND column_name = 'Code'"),
         "C"
     );
-    let text = report.to_string();
+    let (plan, text) = (plan.to_string(), report.to_string());
     for part in [
         "column t.odd: an ordinary column",
         "s: UNIQUE ON CONFLICT REPLACE",
@@ -238,9 +239,11 @@ fn what_pragmas_do_not_say_is_exported_or_listed() {
         "rowid of table bare",
     ] {
         assert!(text.contains(part), "{part}: {text}");
+        assert!(plan.contains(part), "{part}: {plan}");
     }
     for part in ["partly", "folded", "twice", "foreign key"] {
         assert!(!text.contains(part), "{part}: {text}");
+        assert!(!plan.contains(part), "{part}: {plan}");
     }
 }
 
