@@ -204,9 +204,12 @@ impl Own {
     /// Takes its own parameters out of the text. `None` if that cannot be read.
     fn take(&mut self, text: &str) -> Option<String> {
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            let Some((before, query)) = text.split_once('?') else {
+            // As the driver: a `?` before the first `@` is one of the password.
+            let host = text.find('@').unwrap_or(0);
+            let Some(mark) = text[host..].find('?') else {
                 return Some(text.to_owned());
             };
+            let (before, query) = (&text[..host + mark], &text[host + mark + 1..]);
             let is_left = |pair: &&str| {
                 let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
                 !self.is_own(name, || percent_decoded(value))
@@ -519,6 +522,14 @@ mod tests {
             let error = format!("{0} {0:?}", parsed(wrong, &[]).unwrap_err());
             assert!(!error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn mode_is_found_behind_a_password_with_a_question_mark() {
+        let server = parsed("postgres://ada:pa?ss@db/app?sslmode=require", &[]).unwrap();
+        assert_eq!(server.tls.mode, Mode::Require);
+        assert_eq!(server.config.get_password(), Some(&b"pa?ss"[..]));
+        assert_eq!(server.to_string(), "postgres://ada@db:5432/app");
     }
 
     #[test]
