@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{env, fmt};
+use std::{env, fmt, io};
 
 use postgres::config::{Host, SslMode};
 use postgres::{Client, Config, NoTls};
@@ -176,10 +176,14 @@ pub(crate) fn describe(error: &postgres::Error) -> String {
 }
 
 fn is_transient(error: &postgres::Error) -> bool {
-    // Class 08: connection exceptions; 57P0x: the server stops or starts; 53300: too many connections.
-    error
-        .code()
-        .is_none_or(|code| code.code().starts_with("08") || code.code().starts_with("57P0") || code.code() == "53300")
+    if let Some(code) = error.code() {
+        // Class 08: connection exceptions; 57P0x: the server stops or starts; 53300: too many connections.
+        let code = code.code();
+        return code.starts_with("08") || code.starts_with("57P0") || code == "53300";
+    }
+    // A certificate that is not trusted is InvalidData. What lacks TLS or a password is no error of the system.
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    error.is_closed() || cause.is_some_and(|cause| cause.kind() != io::ErrorKind::InvalidData)
 }
 
 fn invalid(problem: &str) -> Error {

@@ -68,13 +68,16 @@ fn certificates_are_verified_and_passwords_not_shown() {
     ] {
         let error = export("full", host, password, &options).unwrap_err();
         let text = shown(&error);
+        assert!(!error.is_retryable(), "{options}: {text}");
         assert!(!text.contains("canary"), "{options}: {text}");
         let import = Store::import_from_postgres(
             &format!("postgres://ada:{password}@{host}:{}/full?{options}", server.port()),
             server.file("none.db"),
         );
         assert!(!format!("{import:?}").contains("canary"));
-        let text = shown(&import.run().unwrap_err());
+        let error = import.run().unwrap_err();
+        let text = shown(&error);
+        assert!(!error.is_retryable(), "{options}: {text}");
         assert!(!text.contains("canary"), "{options}: {text}");
     }
     let log = std::fs::read_to_string(server.file("log")).unwrap();
