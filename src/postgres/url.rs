@@ -127,6 +127,14 @@ impl Server {
         }
     }
 
+    /// An error while rows are read or written, during `what`: of the driver, or of the form of the rows.
+    pub(crate) fn broken(&self, what: &str, error: io::Error) -> Error {
+        match error.downcast::<postgres::Error>() {
+            Ok(error) => self.error(what, error, Outcome::RolledBack),
+            Err(error) => self.failed(&format!("{what}: {error}")),
+        }
+    }
+
     /// An error that larder found.
     pub(crate) fn failed(&self, what: &str) -> Error {
         Error::Postgres {

@@ -517,10 +517,7 @@ impl<'s> ExportToPostgres<'s> {
         let what = format!("the rows of table {}", table.name);
         let writer = tx.copy_in(&table.copy_in(&self.schema));
         let mut writer = writer.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
-        let broken = |error: std::io::Error| match error.downcast::<postgres::Error>() {
-            Ok(error) => server.error(&what, error, Outcome::RolledBack),
-            Err(error) => server.failed(&format!("{what}: {error}")),
-        };
+        let broken = |error| server.broken(&what, error);
         let mut buffer = COPY_HEAD.to_vec();
         each(conn, table, |rowid, values| {
             if quarantine.take(table, rowid, values)? {
@@ -627,7 +624,8 @@ impl<'s> ExportToPostgres<'s> {
         let what = format!("reading table {} back", table.name);
         let reader = tx.copy_out(&table.copy_out(&self.schema));
         let reader = reader.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
-        let mut theirs = CopyRows::begin(reader).map_err(|error| server.failed(&format!("{what}: {error}")))?;
+        let broken = |error| server.broken(&what, error);
+        let mut theirs = CopyRows::begin(reader).map_err(broken)?;
         let is_ordered = table.is_ordered();
         let (mut here, mut there) = (Rows::new(is_ordered), Rows::new(is_ordered));
         let (mut ours, mut other) = (Row::default(), Row::default());
@@ -641,8 +639,7 @@ impl<'s> ExportToPostgres<'s> {
             for (at, value) in values.iter().enumerate() {
                 ours.push(&value_at(server, table, at, *value)?);
             }
-            let found = theirs.next(&table.columns, &mut other);
-            let found = found.map_err(|error| server.failed(&format!("{what}: {error}")))?;
+            let found = theirs.next(&table.columns, &mut other).map_err(broken)?;
             if !found || (is_ordered && ours.bytes != other.bytes) {
                 let row = here.rows() + 1;
                 let place = rowid.map_or(String::new(), |rowid| format!(" (rowid {rowid} in the store)"));
@@ -663,8 +660,7 @@ impl<'s> ExportToPostgres<'s> {
         if !differences.is_empty() {
             return Err(differs(server, table, &differences));
         }
-        let more = theirs.next(&table.columns, &mut other);
-        if more.map_err(|error| server.failed(&format!("{what}: {error}")))? {
+        if theirs.next(&table.columns, &mut other).map_err(broken)? {
             return Err(server.failed(&format!(
                 "table {} has more rows at the server than in the store; nothing was kept there",
                 table.name

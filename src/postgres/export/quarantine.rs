@@ -78,7 +78,7 @@ impl Quarantine {
         let table = table();
         tx.batch_execute(&table.create(schema)).map_err(failed)?;
         let mut writer = tx.copy_in(&table.copy_in(schema)).map_err(failed)?;
-        let broken = |error: std::io::Error| server.failed(&format!("the rows of table {NAME}: {error}"));
+        let broken = |error| server.broken(&format!("the rows of table {NAME}"), error);
         writer.write_all(super::COPY_HEAD).map_err(broken)?;
         let mut field = Vec::new();
         for row in &self.rows {
@@ -103,7 +103,7 @@ impl Quarantine {
         let table = table();
         let reader = tx.copy_out(&table.copy_out(schema));
         let reader = reader.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
-        let broken = |error: std::io::Error| server.failed(&format!("{what}: {error}"));
+        let broken = |error| server.broken(&what, error);
         let mut theirs = CopyRows::begin(reader).map_err(broken)?;
         let (mut here, mut there) = (Rows::new(false), Rows::new(false));
         let mut row = Row::default();

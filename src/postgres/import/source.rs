@@ -323,22 +323,8 @@ fn rows_of_table(
         line.clear();
         let read = reader.read_until(b'\n', &mut line);
         let read = read.map_err(|error| {
-            let what = format!(
-                "the rows of {} cannot be read to their end: {error}",
-                target.source.shown()
-            );
-            match failed(name, what) {
-                Error::Postgres {
-                    what, server, outcome, ..
-                } => Error::Postgres {
-                    what,
-                    server,
-                    outcome,
-                    retryable: true,
-                    source: Some(Box::new(error)),
-                },
-                error => error,
-            }
+            let what = format!("the rows of {} cannot be read to their end", target.source.shown());
+            server.broken(&what, error)
         })?;
         if read == 0 {
             return Ok(());
