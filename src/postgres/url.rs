@@ -6,11 +6,12 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{env, fmt, io};
+use std::{env, fmt, io, thread};
 
 use postgres::config::{Host, SslMode};
 use postgres::{Client, Config, NoTls};
@@ -145,6 +146,21 @@ impl Server {
             source: None,
         }
     }
+}
+
+/// Runs work of the driver on a thread of its own: the driver blocks on a runtime, which a thread of another runtime would
+/// refuse. `what` and the path are for the error if there is no thread.
+pub(crate) fn on_a_thread<T: Send>(
+    name: &str,
+    path: &Path,
+    what: &'static str,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    thread::scope(|scope| {
+        let started = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work);
+        let thread = started.map_err(|error| Error::no_thread(path, what, error))?;
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 impl fmt::Display for Server {

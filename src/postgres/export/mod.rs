@@ -20,8 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
-use std::panic::{Location, resume_unwind};
-use std::thread;
+use std::panic::Location;
 use std::time::{Duration, Instant};
 
 use postgres::{Client, Transaction};
@@ -34,7 +33,7 @@ pub use self::report::{ExportMisfit, ExportNote, ExportReport, ExportedTable};
 use self::schema::{Column, Schema, Table, quoted};
 use super::canonical::{TableHash, Value};
 use super::types::{Misfit, PgType, append_field, fit, of_binary};
-use super::url::Server;
+use super::url::{Server, on_a_thread};
 use crate::engine::Engine;
 use crate::error::{Error, Outcome, Result};
 use crate::maintenance::progress::ProgressReporter;
@@ -192,15 +191,9 @@ impl<'s> ExportToPostgres<'s> {
         self.on_a_thread(site, true)
     }
 
-    /// The driver blocks on a runtime of its own, which a thread of another runtime would refuse.
     fn on_a_thread(self, site: CallSite, writes: bool) -> Result<ExportReport> {
-        thread::scope(|scope| {
-            let run = || self.export(site, writes);
-            let started = thread::Builder::new()
-                .name("larder-export".into())
-                .spawn_scoped(scope, run);
-            let thread = started.map_err(|error| Error::no_thread(self.engine.path(), "an export", error))?;
-            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+        on_a_thread("larder-export", self.engine.path(), "an export", || {
+            self.export(site, writes)
         })
     }
 

@@ -41,6 +41,7 @@ use self::source::Source;
 use crate::backup::Build;
 use crate::error::{Error, Outcome, Result};
 use crate::maintenance::progress::ProgressReporter;
+use crate::postgres::url::on_a_thread;
 use crate::store::{Options, Store};
 
 /// What becomes of NaN, which SQLite cannot keep in a column of REAL.
@@ -219,7 +220,7 @@ impl PostgresImport {
         self
     }
 
-    /// Calls `f` some ten times a second, on the thread of [`run`](Self::run). `ControlFlow::Break(())` cancels the import,
+    /// Calls `f` some ten times a second, on a thread of the import. `ControlFlow::Break(())` cancels the import,
     /// and no file is left.
     pub fn progress(mut self, mut f: impl FnMut(&PostgresImportProgress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.reporter = ProgressReporter::new(PostgresImportProgress::at(PostgresImportStage::Load, 0));
@@ -235,7 +236,7 @@ impl PostgresImport {
     /// compared with the source; until then, and if the import fails or the process is killed, there is no such file.
     /// There must be none before. Memory holds a batch of rows, of about 4 MiB.
     ///
-    /// A server is read in one REPEATABLE READ snapshot.
+    /// A server is read in one REPEATABLE READ snapshot. Do not call it in an async task: use `spawn_blocking` or its like.
     ///
     /// # Errors
     ///
@@ -246,6 +247,11 @@ impl PostgresImport {
     /// - [`Error::Cancelled`]: by [`progress`](Self::progress).
     /// - Errors of [`Options::open`] and of writes.
     pub fn run(self) -> Result<PostgresImportReport> {
+        let to = self.to.clone();
+        on_a_thread("larder-import", &to, "an import", || self.import())
+    }
+
+    fn import(self) -> Result<PostgresImportReport> {
         let began = Instant::now();
         let Self {
             options,

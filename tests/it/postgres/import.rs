@@ -356,3 +356,15 @@ fn failed_imports_leave_nothing() {
     );
     assert_eq!(place.names(), ["a.db", "d.sql"]);
 }
+
+#[test]
+fn import_in_a_task_of_a_runtime_returns_its_error() {
+    let place = Place::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let import = Store::import_from_postgres("host=/nowhere dbname=app", place.file("app.db"));
+    let error = runtime.block_on(async { import.run() }).unwrap_err();
+    assert!(
+        matches!(&error, Error::Postgres { what, .. } if what.contains("the connection failed")),
+        "{error}"
+    );
+}
