@@ -1002,6 +1002,20 @@ fn changed(table: &Table) -> Vec<ExportNote> {
             instead,
         );
     }
+    for (at, collation) in table.key.iter().zip(&table.key_collations) {
+        let column = &table.columns[*at];
+        // That of the column is noted above.
+        if collation != "BINARY" && column.collation.as_ref() != Some(collation) {
+            note(
+                format!(
+                    "collation {collation} of column {} in the primary key of table {}",
+                    column.name, table.name
+                ),
+                "the key is by the bytes there; for text of NOCASE or RTRIM, it has a unique index on lower(..) or rtrim(..) \
+                 beside it",
+            );
+        }
+    }
     for index in &table.indexes {
         // That of a column is noted above.
         let is_other = |(column, _, collation): &(Option<usize>, bool, String)| {

@@ -14,7 +14,7 @@ pub(super) struct Table {
     /// Positions in `columns`, in the order of the key. Empty for a table without a declared key.
     pub(super) key: Vec<usize>,
     /// The collation of each column of the key, in its index.
-    key_collations: Vec<String>,
+    pub(super) key_collations: Vec<String>,
     /// Whether its key is an `INTEGER PRIMARY KEY`.
     pub(super) has_identity: bool,
     pub(super) has_rowid: bool,

@@ -173,9 +173,29 @@ fn tables_and_keys_that_sqlite_names_otherwise_are_exported() {
         ));
     }
     let text = report.to_string();
-    for part in ["its name is xmin_column there", "shadow docs_data"] {
+    for part in [
+        "its name is xmin_column there",
+        "shadow docs_data",
+        "collation RTRIM of column k in the primary key of table k",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn collation_of_a_key_that_the_server_does_not_have_is_listed() {
+    let options = Options::new()
+        .on_connect(|conn, _| Ok(conn.create_collation("digits", |a, b| a.len().cmp(&b.len()).then(a.cmp(b)))?));
+    let store = options.open_temp().unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(k TEXT, n INTEGER, PRIMARY KEY (n, k COLLATE digits))"))
+        .unwrap();
+    let plan = store.export_to_postgres("host=nowhere").dry_run().unwrap().to_string();
+    assert!(
+        plan.contains("collation DIGITS of column k in the primary key of table t"),
+        "{plan}"
+    );
+    assert!(!plan.contains("BINARY") && !plan.contains("column n"), "{plan}");
 }
 
 #[test]
