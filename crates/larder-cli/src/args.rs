@@ -68,7 +68,7 @@ pub(crate) enum Verb {
     Import(ImportArgs),
     /// Copy all tables to a PostgreSQL database, and compare every row before the commit
     ///
-    /// The password is best left to PGPASSWORD or ~/.pgpass: other users can see the arguments of a process.
+    /// A password among the arguments is refused, since other users can see it: give it by PGPASSWORD or ~/.pgpass.
     #[cfg(feature = "postgres")]
     Export(ExportArgs),
     /// Run one statement that reads
