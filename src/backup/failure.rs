@@ -108,7 +108,8 @@ impl Failure {
         }
     }
 
-    /// The failure of a restore from a replica, whose URL stands for the backup.
+    /// The failure of a restore from a replica, or of an import from PostgreSQL: a URL or the name of the source stands for
+    /// the backup.
     #[cfg(any(feature = "postgres", feature = "replicate"))]
     pub(crate) fn of_replica(self, url: &str, to: &Path) -> Error {
         let problem = match self.problem {

@@ -1,4 +1,4 @@
-//! One value of either side as the same bytes, and the SHA-256 of the rows of a table.
+//! One value of either side of an export as the same bytes, and the SHA-256 of the rows of a table.
 //!
 //! The canonical form of a value is a byte for its kind, then: nothing for NULL; one byte for a boolean; 8 bytes, big
 //! endian, for an integer, a real number, a time; 4 for a date; the length in 8 bytes and the bytes for all others. A
@@ -72,7 +72,7 @@ fn without_sign_of_zero(value: f64) -> f64 {
     }
 }
 
-/// The SHA-256 of the rows of one side of a table, in the order of its key.
+/// The SHA-256 of the rows of one side of a table, in the order in which they are read.
 #[derive(Clone, Default)]
 pub(crate) struct TableHash {
     sha: Sha256,

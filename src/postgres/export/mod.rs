@@ -66,7 +66,8 @@ pub enum OnMisfit {
     Fail,
     /// They become NULL. A misfit in a key still fails.
     Null,
-    /// The column becomes `text`, and numbers their digits. Blobs, and text that has U+0000, still fail.
+    /// The column becomes `text`, and numbers their digits. Blobs, and text with U+0000 or that is not UTF-8,
+    /// still fail.
     Text,
     /// Their rows go to the table `larder_quarantine` instead of their own: the table, the rowid, the reasons, and the
     /// row as an INSERT statement of SQLite. The comparison includes them. A foreign key to such a row is not made.
@@ -77,7 +78,8 @@ pub enum OnMisfit {
 /// [`Store::export_to_postgres`](crate::Store::export_to_postgres).
 ///
 /// It reads one snapshot, writes in one transaction, and reads both sides before it commits: so the target has all
-/// tables with the same rows, or is as it was. The store serves meanwhile. Memory: one row, and 64 KiB.
+/// tables with the same rows, or is as it was. The store serves meanwhile. Memory: one row, 64 KiB, and the rows that are
+/// set aside.
 ///
 /// The snapshot pins the WAL until the export ends, as any long read does. Do not call it in an async task: use
 /// `spawn_blocking` or its like.
@@ -98,7 +100,8 @@ pub struct ExportToPostgres<'s> {
 pub struct ExportProgress {
     /// The current stage.
     pub stage: ExportStage,
-    /// Number of rows in this stage so far, in all tables.
+    /// Number of rows in this stage so far, in all tables. The scan reads each row twice, and three times where
+    /// [`OnMisfit::Text`] changes a type of its table.
     pub rows: u64,
     /// Time since the export began.
     pub elapsed: Duration,
@@ -157,8 +160,8 @@ impl<'s> ExportToPostgres<'s> {
         self
     }
 
-    /// Calls `f` at the start of each stage and some ten times a second, on a thread of the export. `ControlFlow::Break(())` cancels the export, and the
-    /// target is as it was.
+    /// Calls `f` at the start of each stage and some ten times a second, on a thread of the export.
+    /// `ControlFlow::Break(())` cancels the export, and the target is as it was.
     pub fn progress(mut self, mut f: impl FnMut(&ExportProgress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.reporter = ProgressReporter::new(ExportProgress::at(ExportStage::Scan, 0));
         self.reporter.call(CALLBACK_INTERVAL, move |progress, elapsed| {
@@ -940,8 +943,8 @@ fn others(schema: &Schema) -> Vec<ExportNote> {
             "shadow" => "not made, its rows neither: it belongs to a virtual table by its name",
             "trigger" => "not made: write a function and a trigger, or do its work in the program",
             _ if is_full_text => {
-                "not made, its rows neither: add a column `tsvector GENERATED ALWAYS AS (to_tsvector('simple', ..)) STORED` to the table \
-                 whose text it has, and a GIN index on it"
+                "not made, its rows neither: add a column `tsvector GENERATED ALWAYS AS (to_tsvector('simple', ..)) STORED` \
+                 to the table whose text it has, and a GIN index on it"
             }
             _ => "not made, its rows neither: a virtual table has no counterpart",
         };

@@ -234,18 +234,20 @@ impl PostgresImport {
     ///
     /// The database is made in a folder beside its path. The name appears once all rows are there and every one was
     /// compared with the source; until then, and if the import fails or the process is killed, there is no such file.
-    /// There must be none before. Memory holds a batch of rows, of about 4 MiB.
+    /// There must be none before. Memory holds two batches of rows, of about 4 MiB each.
     ///
     /// A server is read in one REPEATABLE READ snapshot. Do not call it in an async task: use `spawn_blocking` or its like.
     ///
     /// # Errors
     ///
-    /// - [`Error::Postgres`]: the server or the dump cannot be read, a value has no place in SQLite (the error names its
-    ///   table and column), a row violates a constraint, or a row in the file differs from the source.
+    /// - [`Error::Postgres`]: the server or the dump cannot be read, it has no table of [`skip_table`](Self::skip_table),
+    ///   the migrations lack a table or a column, a value has no place in SQLite (the error names its table and column), a
+    ///   row violates a foreign key, or a row in the file differs from the source.
     /// - [`Error::Restore`]: the file cannot be made at `to`.
-    /// - [`Error::Options`]: a value is out of range.
+    /// - [`Error::Options`]: the URL cannot be read, there are migrations without [`data_only`](Self::data_only) or it is
+    ///   set without them, or a value is out of range.
     /// - [`Error::Cancelled`]: by [`progress`](Self::progress).
-    /// - Errors of [`Options::open`] and of writes.
+    /// - Errors of [`Options::open`] and of writes: a row that violates another constraint is one of them.
     pub fn run(self) -> Result<PostgresImportReport> {
         let to = self.to.clone();
         on_a_thread("larder-import", &to, "an import", || self.import())
