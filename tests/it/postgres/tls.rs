@@ -50,35 +50,42 @@ fn certificates_are_verified_and_passwords_not_shown() {
             "{options}"
         );
     }
-    for (host, password, options) in [
-        ("127.0.0.1", CANARY, verified.clone()),
+    let failed = "the connection failed";
+    for (host, password, options, wanted) in [
+        ("127.0.0.1", CANARY, verified.clone(), failed),
         (
             "localhost",
             CANARY,
             format!("sslmode=verify-full&{}", root("other.crt")),
+            failed,
         ),
         (
             "localhost",
             CANARY,
             "sslmode=verify-full&sslrootcert=/nowhere".to_owned(),
+            "sslrootcert /nowhere",
         ),
-        ("localhost", CANARY, "sslmode=disable".to_owned()),
-        ("localhost", "canary-in-a-coal-mine-2", verified.clone()),
-        ("localhost", CANARY, format!("{verified}&connect_timeout=x")),
+        ("localhost", CANARY, "sslmode=disable".to_owned(), failed),
+        ("localhost", "canary-in-a-coal-mine-2", verified.clone(), failed),
+        (
+            "localhost",
+            CANARY,
+            format!("{verified}&connect_timeout=x"),
+            "option `url`",
+        ),
     ] {
-        let error = export("full", host, password, &options).unwrap_err();
-        let text = shown(&error);
-        assert!(!error.is_retryable(), "{options}: {text}");
-        assert!(!text.contains("canary"), "{options}: {text}");
         let import = Store::import_from_postgres(
             &format!("postgres://ada:{password}@{host}:{}/full?{options}", server.port()),
             server.file("none.db"),
         );
         assert!(!format!("{import:?}").contains("canary"));
-        let error = import.run().unwrap_err();
-        let text = shown(&error);
-        assert!(!error.is_retryable(), "{options}: {text}");
-        assert!(!text.contains("canary"), "{options}: {text}");
+        let exported = export("full", host, password, &options).unwrap_err();
+        for error in [exported, import.run().unwrap_err()] {
+            let text = shown(&error);
+            assert!(text.contains(wanted), "{options}: {text}");
+            assert!(!error.is_retryable(), "{options}: {text}");
+            assert!(!text.contains("canary"), "{options}: {text}");
+        }
     }
     let log = std::fs::read_to_string(server.file("log")).unwrap();
     assert!(!log.contains("canary-in-a-coal-mine-2"), "{log}");
