@@ -13,6 +13,12 @@ pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// A string in single quotes, which SQLite reads, and PostgreSQL with `standard_conforming_strings`.
+#[cfg(feature = "postgres")]
+pub(crate) fn string(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// A name as people would write it: quoted where it has to be.
 pub(crate) fn readable(name: &str) -> String {
     let mut chars = name.chars();

@@ -1,8 +1,9 @@
 //! Expressions that mean the same in PostgreSQL: of CHECK constraints, of indexes and their predicates, of generated
 //! columns.
 
-use super::schema::{Column, quoted};
-use super::sql::{Token, string};
+use super::schema::Column;
+use super::sql::Token;
+use crate::connection::sql_text::{quoted, string};
 use crate::postgres::types::PgType;
 
 /// Words that both sides read in the same way.

@@ -30,10 +30,11 @@ use sha2::{Digest, Sha256};
 
 use self::quarantine::Quarantine;
 pub use self::report::{ExportMisfit, ExportNote, ExportReport, ExportedTable};
-use self::schema::{Column, Schema, Table, quoted};
+use self::schema::{Column, Schema, Table};
 use super::canonical::{TableHash, Value};
 use super::types::{Misfit, PgType, append_field, fit, of_binary};
 use super::url::{Server, on_a_thread};
+use crate::connection::sql_text::quoted;
 use crate::engine::Engine;
 use crate::error::{Error, Outcome, Result};
 use crate::maintenance::progress::ProgressReporter;

@@ -5,9 +5,9 @@ use std::io::Write as _;
 use postgres::Transaction;
 use rusqlite::types::ValueRef;
 
-use super::schema::{Column, Table, quoted};
-use super::sql::string;
+use super::schema::{Column, Table};
 use super::{CopyRows, Row, Rows};
+use crate::connection::sql_text::{quoted, string};
 use crate::error::{Outcome, Result};
 use crate::postgres::canonical::Value;
 use crate::postgres::types::{PgType, append_field};

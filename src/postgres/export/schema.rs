@@ -4,6 +4,7 @@ use rusqlite::Connection;
 
 use super::expression::translated;
 use super::sql::{Deferral, TableText, Token, index_parts};
+use crate::connection::sql_text::quoted;
 use crate::postgres::types::PgType;
 
 pub(super) struct Table {
@@ -600,10 +601,6 @@ pub(super) fn default(text: &str, kind: PgType) -> Option<String> {
         _ if is_number && matches!(kind, PgType::Float8 | PgType::Numeric) => Some(text.to_owned()),
         _ => None,
     }
-}
-
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The name of a column at the server, which has columns of its own in each table.

@@ -1,6 +1,8 @@
 //! SQLite's SQL as tokens, and what PRAGMAs do not say about a table or an index: checks, deferred keys, ON CONFLICT,
 //! collations, the expressions of generated columns and of indexes.
 
+use crate::connection::sql_text::{quoted, string};
+
 /// A token. Comments and white space are none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {
@@ -292,7 +294,7 @@ pub(super) fn shown(tokens: &[Token]) -> String {
     for token in tokens {
         let part = match token {
             Token::Word(part) | Token::Blob(part) | Token::Number(part) | Token::Mark(part) => part.clone(),
-            Token::Name(name) => super::schema::quoted(name),
+            Token::Name(name) => quoted(name),
             Token::Text(text) => string(text),
         };
         if !tight && !matches!(part.as_str(), ")" | "," | "(") {
@@ -302,11 +304,6 @@ pub(super) fn shown(tokens: &[Token]) -> String {
         text.push_str(&part);
     }
     text
-}
-
-/// A string of SQL.
-pub(super) fn string(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ use rusqlite::types::Value;
 
 use super::kind::{Kind, TypeName};
 use super::model::Cursor;
-use super::sql::{Token, quoted, string};
+use super::sql::Token;
 use super::values::value;
+use crate::connection::sql_text::{quoted, string};
+use crate::runtime::hex::hex;
 
 /// What an expression may name.
 pub(super) struct Scope<'s> {
@@ -87,8 +89,7 @@ fn as_sql(value: &Value) -> Option<String> {
         Value::Real(_) => return None,
         Value::Text(text) => string(text),
         Value::Blob(bytes) => {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("x'{hex}'")
+            format!("x'{}'", hex(bytes))
         }
     })
 }

@@ -5,7 +5,7 @@ use super::kind::Kind;
 use super::model::{Model, Name, Rule};
 use super::report::PostgresNote;
 use super::schema::Plan;
-use super::sql::quoted;
+use crate::connection::sql_text::quoted;
 use crate::error::Result;
 use crate::store::Store;
 

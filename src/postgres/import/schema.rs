@@ -6,7 +6,8 @@ use super::expression::{Scope, literal, translate};
 use super::kind::{Kind, TypeName};
 use super::model::{Column, Constraint, Index, Model, Name, Rule, Table};
 use super::report::PostgresNote;
-use super::sql::{Token, quoted, shown, string};
+use super::sql::{Token, shown};
+use crate::connection::sql_text::{quoted, string};
 
 /// The checks of a domain with its name, its default, and whether it is NOT NULL.
 type OfDomain = (Vec<(String, Vec<Token>)>, Option<Vec<Token>>, bool);

@@ -10,7 +10,8 @@ use super::dump::{Dump, fields};
 use super::failed;
 use super::model::{Cursor, Model, Name, Rule, names, split};
 use super::schema::{Plan, Target};
-use super::sql::{Token, quoted, tokens};
+use super::sql::{Token, tokens};
+use crate::connection::sql_text::quoted;
 use crate::error::{Error, Outcome, Result};
 use crate::postgres::url::Server;
 

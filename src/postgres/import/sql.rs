@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display};
 
+use crate::connection::sql_text::{quoted, string};
+
 /// A token. Comments and white space are none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {
@@ -57,16 +59,6 @@ pub(super) fn shown(tokens: &[Token]) -> String {
         text.push_str(&token.to_string());
     }
     text
-}
-
-/// A name in double quotes, which both databases read.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A string in single quotes, which SQLite reads, and PostgreSQL with `standard_conforming_strings`.
-pub(super) fn string(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 const OPERATORS: &str = "+-*/<>=~!@#%^&|`?";
