@@ -179,7 +179,7 @@ fn of_text(text: &str, kind: PgType, class: impl Fn() -> Misfit) -> Result<Value
 }
 
 /// The storage class, as `typeof` names it.
-pub(crate) fn class_of(value: ValueRef<'_>) -> &'static str {
+fn class_of(value: ValueRef<'_>) -> &'static str {
     match value {
         ValueRef::Null => "null",
         ValueRef::Integer(_) => "integer",

@@ -17,7 +17,7 @@ const FUNCTIONS: [&str; 6] = ["abs", "coalesce", "length", "lower", "nullif", "u
 
 /// Operators that mean the same. A division by zero is NULL in SQLite and an error at the server.
 const MARKS: [&str; 14] = [
-    "(", ")", "=", "==", "<>", "!=", "<", ">", "<=", ">=", "+", "-", "*", ",",
+    "(", ")", "=", "<>", "!=", "<", ">", "<=", ">=", "+", "-", "*", ",", "||",
 ];
 
 /// The expression for PostgreSQL, or `None` if it has anything that may mean something else there. Whether its types fit
@@ -37,16 +37,13 @@ pub(super) fn translated(tokens: &[Token], columns: &[&Column]) -> Option<String
                         .filter(|_| is_call)
                         .map(ToString::to_string)
                 };
-                function()
-                    .or_else(|| named(token_name(token).unwrap_or_default(), columns))
-                    .or_else(keyword)?
+                function().or_else(|| named(word, columns)).or_else(keyword)?
             }
             // SQLite takes a name that it does not know for a string.
             Token::Name(name) => named(name, columns)?,
             Token::Text(text) if !text.contains('\0') => string(text),
             Token::Number(number) if !number.contains(['x', 'X', '_']) => number.clone(),
             Token::Mark(mark) if mark == "==" => "=".into(),
-            Token::Mark(mark) if mark == "||" => mark.clone(),
             Token::Mark(mark) if MARKS.contains(&mark.as_str()) => mark.clone(),
             _ => return None,
         });

@@ -106,7 +106,6 @@ pub(super) fn adopt(store: &Store, plan: &mut Plan, source: &str) -> Result<()> 
             };
             column.name.clone_from(&there.name);
             column.is_generated = there.is_generated;
-            column.is_any = false;
             if column.kind == Kind::Numeric && takes_numbers(&there.declared) {
                 column.kind = Kind::NumericExact;
             }

@@ -105,7 +105,7 @@ impl<'s> Load<'s> {
         let indexes = self.plan.indexes.iter().map(|(_, sql)| sql.clone());
         self.execute(indexes.collect())?;
         self.check_foreign_keys(source)?;
-        self.compare(source)
+        compare(self, source)
     }
 
     fn execute(&self, statements: Vec<String>) -> Result<()> {
@@ -163,7 +163,7 @@ impl<'s> Load<'s> {
                     values.push(Value::Null);
                     continue;
                 };
-                let value = convert(column.kind.clone(), text, *nan);
+                let value = convert(&column.kind, text, *nan);
                 let value =
                     value.map_err(|problem| format!("{}.{}: {problem}", target.source.shown(), column.source))?;
                 note_odd(&column.kind, text, &mut odd[rows.table][*at]);
@@ -224,11 +224,6 @@ impl<'s> Load<'s> {
                 Err(failed(source.name(), what))
             }
         }
-    }
-
-    /// Reads the source once more, and each row in the file.
-    fn compare(&self, source: &mut Source) -> Result<Vec<ImportedTable>> {
-        compare(self, source)
     }
 }
 
@@ -453,9 +448,9 @@ fn rowid(target: &Target, rows: &Rows<'_>, fields: &[Option<&[u8]>], before: u64
     }
 }
 
-fn convert(kind: Kind, text: &[u8], nan: PostgresNan) -> Result<Value, String> {
-    let converted = value(&kind, text)?;
-    match (&kind, &converted) {
+fn convert(kind: &Kind, text: &[u8], nan: PostgresNan) -> Result<Value, String> {
+    let converted = value(kind, text)?;
+    match (kind, &converted) {
         (Kind::Float | Kind::NumericReal, Value::Text(_)) => match nan {
             PostgresNan::Fail => Err("NaN, which SQLite cannot keep: choose PostgresImport::nan".into()),
             PostgresNan::Null => Ok(Value::Null),

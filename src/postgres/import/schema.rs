@@ -750,7 +750,7 @@ impl Planner<'_> {
     }
 }
 
-fn primary_key(table: &Table) -> Option<&[String]> {
+pub(super) fn primary_key(table: &Table) -> Option<&[String]> {
     table.constraints.iter().find_map(|constraint| match &constraint.rule {
         Rule::PrimaryKey(columns) => Some(columns.as_slice()),
         _ => None,

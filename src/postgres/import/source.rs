@@ -8,8 +8,8 @@ use postgres::Client;
 use super::catalog;
 use super::dump::{Dump, fields};
 use super::failed;
-use super::model::{Cursor, Model, Name, Rule, names, split};
-use super::schema::{Plan, Target};
+use super::model::{Cursor, Model, Name, names, split};
+use super::schema::{Plan, Target, primary_key};
 use super::sql::{Token, tokens};
 use crate::connection::sql_text::quoted;
 use crate::error::{Error, Outcome, Result};
@@ -23,12 +23,7 @@ pub(super) struct Source {
 
 enum From {
     Dump(PathBuf),
-    Server {
-        server: Box<Server>,
-        client: Box<Client>,
-        /// The keys of the tables, to read them in their order.
-        keys: Vec<(Name, Vec<String>)>,
-    },
+    Server { server: Box<Server>, client: Box<Client> },
 }
 
 /// Rows of a table.
@@ -55,17 +50,11 @@ impl Source {
         let mut client = server.connect()?;
         let begun = client.batch_execute(catalog::BEGIN);
         begun.map_err(|error| server.error("the snapshot cannot be begun", error, Outcome::NotStarted))?;
-        let name = match server.failed("") {
-            Error::Postgres { server, .. } => server,
-            _ => "PostgreSQL".into(),
-        };
-        let keys = Vec::new();
         Ok(Self {
-            name,
+            name: server.to_string(),
             from: From::Server {
                 server: Box::new(server),
                 client: Box::new(client),
-                keys,
             },
         })
     }
@@ -82,7 +71,7 @@ impl Source {
                 let read = read_schema(path, &mut model);
                 read.map_err(|problem| failed(&self.name, problem))?;
             }
-            From::Server { server, client, keys } => {
+            From::Server { server, client } => {
                 for query in catalog::QUERIES {
                     let rows = client.query(*query, &[]);
                     let rows =
@@ -93,13 +82,6 @@ impl Source {
                             model.apply(&statement).map_err(|problem| failed(&self.name, problem))?;
                         }
                     }
-                }
-                for table in &model.tables {
-                    let key = table.constraints.iter().find_map(|constraint| match &constraint.rule {
-                        Rule::PrimaryKey(columns) => Some(columns.clone()),
-                        _ => None,
-                    });
-                    keys.push((table.name.clone(), key.unwrap_or_default()));
                 }
             }
         }
@@ -114,10 +96,10 @@ impl Source {
                 let read = rows_of_dump(path, model, plan, each);
                 read.map_err(|problem| failed(name, problem))
             }
-            From::Server { server, client, keys } => {
+            From::Server { server, client } => {
                 for (at, target) in plan.tables.iter().enumerate() {
-                    let key = keys.iter().find(|(there, _)| *there == target.source);
-                    let key = key.map(|(_, key)| key.as_slice()).unwrap_or_default();
+                    let table = model.tables.iter().find(|table| table.name == target.source);
+                    let key = table.and_then(primary_key).unwrap_or_default();
                     rows_of_table(name, server, client, at, target, key, each)?;
                 }
                 Ok(())

@@ -16,11 +16,7 @@ pub(super) fn value(kind: &Kind, text: &[u8]) -> Result<Value, String> {
             _ => return Err(not_a("boolean", text)),
         }),
         Kind::Integer => Value::Integer(parsed(text, "an integer of 64 bits")?),
-        Kind::Float => match float(text)? {
-            number if number.is_nan() => Value::Text("NaN".into()),
-            number => Value::Real(number),
-        },
-        Kind::NumericReal => match float(text)? {
+        Kind::Float | Kind::NumericReal => match float(text)? {
             number if number.is_nan() => Value::Text("NaN".into()),
             number => Value::Real(number),
         },
@@ -535,7 +531,7 @@ fn json_item(element: &Kind, item: &str, to: &mut String) -> Result<(), String> 
     Ok(())
 }
 
-pub(super) fn json_string(text: &str, to: &mut String) {
+fn json_string(text: &str, to: &mut String) {
     to.push('"');
     for c in text.chars() {
         match c {
