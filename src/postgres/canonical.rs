@@ -64,6 +64,16 @@ impl Value<'_> {
     }
 }
 
+/// Appends the canonical form of a blob that `write` appends the bytes of.
+pub(crate) fn append_blob<E>(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+    Value::Blob(Cow::Borrowed(&[])).append_to(out);
+    let begin = out.len();
+    write(out)?;
+    let length = (out.len() - begin) as u64;
+    out[begin - 8..begin].copy_from_slice(&length.to_be_bytes());
+    Ok(())
+}
+
 fn without_sign_of_zero(value: f64) -> f64 {
     match value {
         _ if value.is_nan() => f64::NAN,
@@ -126,5 +136,15 @@ mod tests {
         let two = |a: &str, b: &str| [bytes(&Value::Text(a.into())), bytes(&Value::Text(b.into()))].concat();
         assert_ne!(two("a", "bc"), two("ab", "c"));
         assert_eq!(bytes(&Value::Real(-0.0)), bytes(&Value::Real(0.0)));
+        let mut row = bytes(&Value::Null);
+        append_blob(&mut row, |out| {
+            out.extend(b"abc");
+            Ok::<(), ()>(())
+        })
+        .unwrap();
+        assert_eq!(
+            row,
+            [bytes(&Value::Null), bytes(&Value::Blob(b"abc".as_slice().into()))].concat()
+        );
     }
 }

@@ -13,7 +13,7 @@ use super::{OPERATION, PostgresImportProgress, PostgresImportStage, PostgresNan,
 use crate::connection::sql_text::quoted;
 use crate::error::{Error, Result};
 use crate::maintenance::progress::ProgressReporter;
-use crate::postgres::canonical::{TableHash, Value as Canonical};
+use crate::postgres::canonical::{TableHash, Value as Canonical, append_blob};
 use crate::queue::pending::Pending;
 use crate::store::Store;
 
@@ -483,10 +483,7 @@ fn append_source(kind: &Kind, field: Option<&[u8]>, nan: PostgresNan, to: &mut V
         Canonical::Null.append_to(to);
         return Ok(());
     };
-    let mut bytes = Vec::with_capacity(text.len());
-    canonical_source(kind, text, &mut bytes)?;
-    Canonical::Blob(bytes.into()).append_to(to);
-    Ok(())
+    append_blob(to, |to| canonical_source(kind, text, to))
 }
 
 fn append_target(kind: &Kind, value: ValueRef<'_>, to: &mut Vec<u8>) -> Result<(), String> {
@@ -494,8 +491,5 @@ fn append_target(kind: &Kind, value: ValueRef<'_>, to: &mut Vec<u8>) -> Result<(
         Canonical::Null.append_to(to);
         return Ok(());
     }
-    let mut bytes = Vec::new();
-    canonical_target(kind, value, &mut bytes)?;
-    Canonical::Blob(bytes.into()).append_to(to);
-    Ok(())
+    append_blob(to, |to| canonical_target(kind, value, to))
 }
