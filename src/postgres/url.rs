@@ -383,16 +383,16 @@ fn password_of(file: &Path, config: &Config) -> Option<String> {
 
 /// The five fields of a line, which colons part. A backslash takes the next character.
 fn fields(line: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
+    let (mut fields, mut field) = (Vec::new(), String::new());
     let mut rest = line.chars();
     while let Some(c) = rest.next() {
-        let last = fields.last_mut();
         match c {
-            ':' if last.is_some() => fields.push(String::new()),
-            '\\' => last.into_iter().for_each(|field| field.extend(rest.next())),
-            c => last.into_iter().for_each(|field| field.push(c)),
+            ':' => fields.push(std::mem::take(&mut field)),
+            '\\' => field.extend(rest.next()),
+            c => field.push(c),
         }
     }
+    fields.push(field);
     fields
 }
 
@@ -417,17 +417,14 @@ impl Tls {
     /// As libpq, `require` verifies the certificate if a root certificate is given, and only encrypts otherwise.
     fn config(&self) -> std::result::Result<ClientConfig, String> {
         let provider = Arc::new(ring::default_provider());
-        let trust = match (self.mode, &self.root) {
-            (Mode::VerifyFull, _) => Trust::Full,
-            (Mode::VerifyCa, _) | (Mode::Require, Some(_)) => Trust::Chain,
-            _ => Trust::Any,
+        let verifies = match self.mode {
+            Mode::VerifyFull | Mode::VerifyCa => true,
+            Mode::Require => self.root.is_some(),
+            Mode::Disable | Mode::Prefer => false,
         };
         let verifier = Verifier {
-            inner: match trust {
-                Trust::Any => None,
-                _ => Some(self.verifier(&provider)?),
-            },
-            trust,
+            inner: verifies.then(|| self.verifier(&provider)).transpose()?,
+            has_any_name: self.mode != Mode::VerifyFull,
             algorithms: provider.signature_verification_algorithms,
         };
         let builder = ClientConfig::builder_with_provider(provider);
@@ -456,18 +453,13 @@ impl Tls {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Trust {
-    Any,
-    Chain,
-    Full,
-}
-
 /// Verifies as much of the server's certificate as `sslmode` asks for. Signatures of the handshake are always verified.
 #[derive(Debug)]
 struct Verifier {
-    trust: Trust,
+    /// `None` accepts any certificate.
     inner: Option<Arc<WebPkiServerVerifier>>,
+    /// Whether the certificate may be of another server.
+    has_any_name: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -486,7 +478,7 @@ impl ServerCertVerifier for Verifier {
         match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.trust == Trust::Chain => Ok(ServerCertVerified::assertion()),
+            )) if self.has_any_name => Ok(ServerCertVerified::assertion()),
             verified => verified,
         }
     }
