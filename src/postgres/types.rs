@@ -42,10 +42,8 @@ pub enum PgType {
     Timestamptz,
     /// `uuid`: 16 bytes, or the text in lower case.
     Uuid,
-    /// `json`.
+    /// `json`, which keeps its text. `jsonb` does not, so alter the column after the export.
     Json,
-    /// `jsonb`.
-    Jsonb,
 }
 
 /// Microseconds of a day.
@@ -73,7 +71,6 @@ impl PgType {
             PgType::Timestamptz => "timestamptz",
             PgType::Uuid => "uuid",
             PgType::Json => "json",
-            PgType::Jsonb => "jsonb",
         }
     }
 }
@@ -159,9 +156,9 @@ fn in_range<'a>(number: i64, fits: bool) -> Result<Value<'a>, Misfit> {
 fn of_text(text: &str, kind: PgType, class: impl Fn() -> Misfit) -> Result<Value<'_>, Misfit> {
     let form = |value: Option<Value<'static>>| value.ok_or(Misfit::Form);
     match kind {
-        PgType::Text | PgType::Json | PgType::Jsonb if text.contains('\0') => Err(Misfit::Nul),
+        PgType::Text | PgType::Json if text.contains('\0') => Err(Misfit::Nul),
         PgType::Text => Ok(Value::Text(text.into())),
-        PgType::Json | PgType::Jsonb => Ok(Value::Json(text.into())),
+        PgType::Json => Ok(Value::Json(text.into())),
         PgType::Numeric => form(is_numeric(text).then(|| Value::Numeric(text.to_owned()))),
         PgType::Date if text == "infinity" => Ok(Value::Date(i32::MAX)),
         PgType::Date if text == "-infinity" => Ok(Value::Date(i32::MIN)),
@@ -332,10 +329,6 @@ pub(crate) fn append_field(value: &Value<'_>, kind: PgType, out: &mut Vec<u8>) {
         (Value::Integer(value), _) => out.extend(value.to_be_bytes()),
         (Value::Real(value), PgType::Float4) => out.extend((*value as f32).to_be_bytes()),
         (Value::Real(value), _) => out.extend(value.to_be_bytes()),
-        (Value::Json(text), PgType::Jsonb) => {
-            out.push(1);
-            out.extend(text.as_bytes());
-        }
         (Value::Text(text) | Value::Json(text), _) => out.extend(text.as_bytes()),
         (Value::Blob(bytes), _) => out.extend(bytes.iter()),
         (Value::Uuid(bytes), _) => out.extend(bytes),
@@ -403,7 +396,6 @@ pub(crate) fn of_binary(kind: PgType, bytes: Option<&[u8]>) -> Option<Value<'_>>
         PgType::Numeric => Value::Numeric(read_numeric(bytes)?),
         PgType::Text => Value::Text(text(bytes)?),
         PgType::Json => Value::Json(text(bytes)?),
-        PgType::Jsonb => Value::Json(text(bytes.strip_prefix(&[1])?)?),
         PgType::Bytea => Value::Blob(bytes.into()),
         PgType::Date => Value::Date(i32::from_be_bytes(bytes.try_into().ok()?)),
         PgType::Time => Value::Time(i64::from_be_bytes(bytes.try_into().ok()?)),
@@ -471,7 +463,7 @@ mod tests {
             (PgType::Time, text("24:00:00.000000")),
             (PgType::Timestamptz, text("2024-02-29T23:59:59.999999+02:00")),
             (PgType::Uuid, text("00112233-4455-6677-8899-aabbccddeeff")),
-            (PgType::Jsonb, text("{\"a\":[null,1.50]}")),
+            (PgType::Json, text("{\"a\":[null,1.50]}")),
         ];
         for (kind, value) in cases {
             let value = fit(value, kind).unwrap();

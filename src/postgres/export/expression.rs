@@ -72,10 +72,7 @@ pub(super) fn is_implied(tokens: &[Token], columns: &[Column]) -> bool {
                 && [("0", "1"), ("1", "0")].contains(&(a.as_str(), b.as_str()))
         }
         [word, open, column, close] => {
-            matches!(kind(column), Some(PgType::Json | PgType::Jsonb))
-                && word.is_word("json_valid")
-                && open.is_mark("(")
-                && close.is_mark(")")
+            kind(column) == Some(PgType::Json) && word.is_word("json_valid") && open.is_mark("(") && close.is_mark(")")
         }
         _ => false,
     }

@@ -230,16 +230,7 @@ impl<'s> ExportToPostgres<'s> {
             notes: others(&schema),
             duration: Duration::ZERO,
         };
-        for ((table, column), kind) in &self.types {
-            if *kind == PgType::Jsonb {
-                return Err(Error::Options {
-                    option: "column_type",
-                    problem: format!(
-                        "{table}.{column}: jsonb does not keep its text, so the rows cannot be compared: export it as json, \
-                         and alter the column after that"
-                    ),
-                });
-            }
+        for (table, column) in self.types.keys() {
             let found = schema.tables.iter().find(|known| known.name == *table);
             if !found.is_some_and(|table| table.columns.iter().any(|known| known.name == *column)) {
                 return Err(Error::Options {
