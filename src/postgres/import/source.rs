@@ -12,7 +12,7 @@ use super::model::{Cursor, Model, Name, names, split};
 use super::schema::{Plan, Target, primary_key};
 use super::sql::{Token, tokens};
 use crate::connection::sql_text::quoted;
-use crate::error::{Error, Outcome, Result};
+use crate::error::{Outcome, Result};
 use crate::postgres::url::Server;
 
 /// Where rows come from.

@@ -458,7 +458,10 @@ fn panic_in_the_middle_resumes_after_the_rows_before() {
 #[track_caller]
 fn first_row_within(time: Duration, stream: &mut RowStream<(i64,)>) -> Option<()> {
     match next(stream).unwrap() {
-        Ok(row) => Some(assert_eq!(row, (1,))),
+        Ok(row) => {
+            assert_eq!(row, (1,));
+            Some(())
+        }
         Err(Error::Interrupted { limit, .. }) if limit == time => None,
         Err(error) => panic!("{error:?}"),
     }
