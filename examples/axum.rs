@@ -440,8 +440,8 @@ fn place_order(tx: &WriteTx<'_>, new: NewOrder, key: Option<&str>) -> Result<(St
         check(KEY, the_same, "was used for another order")?;
         return Ok((StatusCode::OK, id));
     }
-    let stock = tx.query_optional("SELECT quantity FROM items WHERE id = ?1", [new.item], |row| row.get(0))?;
-    let stock: i64 = stock.ok_or_else(|| Failure::invalid("item", "there is no such item"))?;
+    let stock: Option<i64> = tx.optional_scalar("SELECT quantity FROM items WHERE id = ?1", [new.item])?;
+    let stock = stock.ok_or_else(|| Failure::invalid("item", "there is no such item"))?;
     if stock < new.quantity {
         return Err(Failure::new(StatusCode::CONFLICT, format!("only {stock} in stock")));
     }

@@ -21,6 +21,26 @@ const MAX_READINGS: usize = 16;
 /// The constraint that a statement violated. See [`Error::constraint`](super::Error::constraint).
 ///
 /// Names are written as in the schema, without quotes.
+///
+/// ```
+/// use larder::{Constraint, Error};
+///
+/// /// What the user is told.
+/// fn answer(error: &Error) -> String {
+///     match error.constraint() {
+///         Some(Constraint::Unique { columns, .. }) => format!("{} is taken", columns.join(", ")),
+///         Some(Constraint::NotNull { column, .. }) => format!("{column} is missing"),
+///         Some(Constraint::Check { name }) => format!("not allowed: {name}"),
+///         _ => "internal error".into(),
+///     }
+/// }
+///
+/// # let store = larder::Store::open_temp()?;
+/// # store.write(|tx| tx.execute_batch("CREATE TABLE users(email TEXT NOT NULL UNIQUE) STRICT; INSERT INTO users VALUES ('a@b.c')"))?;
+/// let error = store.write(|tx| tx.execute("INSERT INTO users VALUES ('a@b.c')", [])).unwrap_err();
+/// assert_eq!(answer(&error), "email is taken");
+/// # Ok::<_, Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Constraint {
@@ -89,6 +109,19 @@ pub enum Constraint {
 }
 
 /// A foreign key of the schema.
+///
+/// ```
+/// use larder::Constraint;
+///
+/// # let store = larder::Store::open_temp()?;
+/// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT;
+/// #     CREATE TABLE orders(user INTEGER REFERENCES users) STRICT"))?;
+/// let error = store.write(|tx| tx.execute("INSERT INTO orders VALUES (7)", [])).unwrap_err();
+/// let Some(Constraint::ForeignKey { keys }) = error.constraint() else { panic!("{error}") };
+/// assert_eq!((keys[0].table.as_str(), keys[0].parent.as_str()), ("orders", "users"));
+/// assert_eq!(keys[0].to_string(), "orders(user) refers to users");
+/// # Ok::<_, larder::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ForeignKey {

@@ -35,9 +35,33 @@ const MAX_STATEMENT: usize = 2048;
 const _: () = assert!(size_of::<Error>() <= 128);
 
 /// A `Result` whose error is [`larder::Error`](enum@Error).
+///
+/// ```
+/// use larder::{Result, Store};
+///
+/// fn tables(store: &Store) -> Result<i64> {
+///     store.read(|tx| tx.scalar("SELECT count(*) FROM sqlite_schema", []))
+/// }
+/// # assert_eq!(tables(&Store::open_temp()?)?, 0);
+/// # Ok::<_, larder::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The state of a write that failed. See [`Error::outcome`].
+///
+/// ```
+/// use larder::{Outcome, Store};
+///
+/// # let store = Store::open_temp()?;
+/// let error = store.write(|tx| tx.execute("INSERT INTO missing VALUES (1)", [])).unwrap_err();
+/// match error.outcome() {
+///     Outcome::NotStarted | Outcome::RolledBack => println!("nothing was written"),
+///     Outcome::Local => println!("it is committed here"),
+///     _ => println!("look at the data before you write it again"),
+/// }
+/// # assert_eq!(error.outcome(), Outcome::RolledBack);
+/// # Ok::<_, larder::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
@@ -62,6 +86,15 @@ pub enum Outcome {
 
 /// The database that an SQLite error came from. A closure may use connections other than the store's, and return their
 /// errors.
+///
+/// ```
+/// use larder::{Error, ErrorOrigin, Store};
+///
+/// # let store = Store::open_temp()?;
+/// let error = store.write(|tx| tx.execute("INSERT INTO missing VALUES (1)", [])).unwrap_err();
+/// assert!(matches!(error, Error::Sqlite { origin: ErrorOrigin::Store, .. }));
+/// # Ok::<_, larder::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorOrigin {
@@ -79,6 +112,19 @@ pub enum ErrorOrigin {
 ///
 /// Match on the variant in code; print the error for the operator. For a failed write, [`outcome`](Error::outcome) says
 /// whether anything was written, and [`is_retryable`](Error::is_retryable) whether the same call may be repeated.
+///
+/// ```
+/// use larder::{Error, Store};
+///
+/// # let store = Store::open_temp()?;
+/// match store.write(|tx| tx.execute("INSERT INTO users VALUES (1)", [])) {
+///     Ok(_) => {}
+///     Err(error @ (Error::QueueFull { .. } | Error::QueueTimeout { .. })) => println!("busy: {error}"),
+///     Err(error) => println!("{:?}: {error}", error.outcome()),
+///     // RolledBack: no such table: users in INSERT INTO users VALUES (1) at offset 12 (at src/main.rs:5)
+/// }
+/// # Ok::<_, Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -645,6 +691,17 @@ impl Error {
 
     /// Unwraps the application's error.
     ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// use std::num::ParseIntError;
+    /// use larder::Error;
+    ///
+    /// let error = store.read(|_| "many".parse::<i64>().map_err(Error::app)).unwrap_err();
+    /// let own: ParseIntError = error.downcast()?;
+    /// assert_eq!(own.to_string(), "invalid digit found in string");
+    /// # Ok::<_, Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns the error unchanged if it is not an `E` wrapped by [`Error::app`].
@@ -656,6 +713,14 @@ impl Error {
     }
 
     /// The application's error, if it is an `E` wrapped by [`Error::app`].
+    ///
+    /// ```
+    /// # use std::num::ParseIntError;
+    /// # use larder::Error;
+    /// let error = Error::app("many".parse::<i64>().unwrap_err());
+    /// assert!(error.downcast_ref::<ParseIntError>().is_some());
+    /// assert!(Error::Closed.downcast_ref::<ParseIntError>().is_none());
+    /// ```
     pub fn downcast_ref<E: StdError + 'static>(&self) -> Option<&E> {
         match self {
             Error::App(inner) => inner.downcast_ref::<E>(),
@@ -665,6 +730,18 @@ impl Error {
 
     /// The state of the write that failed with this error. For a read it is `NotStarted` or `RolledBack`. An error that
     /// a closure returns from another call of larder describes that call.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// use larder::Outcome;
+    ///
+    /// let error = store.write(|tx| tx.execute("INSERT INTO missing VALUES (1)", [])).unwrap_err();
+    /// assert_eq!(error.outcome(), Outcome::RolledBack);
+    /// store.close()?;
+    /// let error = store.write(|_| Ok(())).unwrap_err();
+    /// assert_eq!(error.outcome(), Outcome::NotStarted);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn outcome(&self) -> Outcome {
         match self {
             Error::CommitUnknown { .. } => Outcome::Unknown,
@@ -720,6 +797,17 @@ impl Error {
     ///
     /// False for errors that would repeat (a constraint, a mistake in SQL, a closed or poisoned store, a replica whose
     /// storage denies access, an error of the application), and for [`CommitUnknown`](Error::CommitUnknown), where a retry could write twice.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let insert = |tx: &larder::WriteTx<'_>| tx.execute("INSERT INTO missing VALUES (1)", []);
+    /// let written = match store.write(insert) {
+    ///     Err(error) if error.is_retryable() => store.write(insert), // after a pause
+    ///     other => other,
+    /// };
+    /// # assert!(!written.unwrap_err().is_retryable());
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::QueueFull { .. }
@@ -749,6 +837,17 @@ impl Error {
     }
 
     /// The error of rusqlite, if SQLite is the cause.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// use larder::rusqlite::ErrorCode;
+    ///
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE t(x INTEGER NOT NULL) STRICT"))?;
+    /// let error = store.write(|tx| tx.execute("INSERT INTO t VALUES (NULL)", [])).unwrap_err();
+    /// let code = error.sqlite().and_then(|error| error.sqlite_error_code());
+    /// assert_eq!(code, Some(ErrorCode::ConstraintViolation));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn sqlite(&self) -> Option<&rusqlite::Error> {
         match self {
             Error::Sqlite { source, .. } | Error::InUse { source, .. } => Some(source),
@@ -858,16 +957,42 @@ impl Error {
     }
 
     /// Whether a foreign key was violated.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT;
+    /// #     CREATE TABLE orders(user INTEGER REFERENCES users) STRICT"))?;
+    /// let error = store.write(|tx| tx.execute("INSERT INTO orders VALUES (7)", [])).unwrap_err();
+    /// assert!(error.is_foreign_key_violation());
+    /// assert!(error.to_string().contains("orders(user) refers to users"), "{error}");
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn is_foreign_key_violation(&self) -> bool {
         self.violated() == Some(Kind::ForeignKey)
     }
 
     /// Whether a `NOT NULL` constraint was violated.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(name TEXT NOT NULL) STRICT"))?;
+    /// let error = store.write(|tx| tx.execute("INSERT INTO users VALUES (NULL)", [])).unwrap_err();
+    /// assert!(error.is_not_null_violation());
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn is_not_null_violation(&self) -> bool {
         self.violated() == Some(Kind::NotNull)
     }
 
     /// Whether a `CHECK` constraint was violated.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE stock(left INTEGER CHECK (left >= 0)) STRICT"))?;
+    /// let error = store.write(|tx| tx.execute("INSERT INTO stock VALUES (-1)", [])).unwrap_err();
+    /// assert!(error.is_check_violation());
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn is_check_violation(&self) -> bool {
         self.violated() == Some(Kind::Check)
     }

@@ -63,6 +63,13 @@ impl Migration {
 
     /// Sets the SQL that undoes the migration. The default is none: then [`Store::migrate_to`] cannot go below this
     /// version.
+    ///
+    /// ```
+    /// use larder::Migration;
+    ///
+    /// let migration = Migration::new(1, "users", "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT").down("DROP TABLE users");
+    /// # let _ = migration;
+    /// ```
     pub fn down(mut self, sql: impl AsRef<str>) -> Self {
         let script = Script::new(self.file.clone(), 1, sql.as_ref(), self.up.transaction);
         self.down = (!script.is_blank()).then_some(script);
@@ -71,6 +78,15 @@ impl Migration {
 
     /// Runs the migration outside a transaction, for a `VACUUM` or for SQL with transactions of its own. If it fails,
     /// the effects of its first statements stay, and later calls return [`MigrationError::Unfinished`].
+    ///
+    /// ```
+    /// use larder::{Migration, Migrations, Options};
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// let set = Migrations::new([Migration::new(1, "compact", "VACUUM").without_transaction()]);
+    /// let store = Options::new().migrations(set).open(folder.path().join("app.db"))?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn without_transaction(mut self) -> Self {
         self.up.transaction = false;
         if let Some(down) = &mut self.down {

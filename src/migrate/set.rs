@@ -91,6 +91,14 @@ impl fmt::Debug for StopWhen {
 
 impl Migrations {
     /// Creates a set from a list in the program. It is validated when the store opens.
+    ///
+    /// ```
+    /// use larder::{Migration, Migrations};
+    ///
+    /// let users = "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT";
+    /// let migrations = Migrations::new([Migration::new(1, "users", users).down("DROP TABLE users")]);
+    /// # assert_eq!(migrations.iter().count(), 1);
+    /// ```
     pub fn new(list: impl IntoIterator<Item = Migration>) -> Self {
         Self::sorted(list.into_iter().collect(), "the list".into())
     }
@@ -128,6 +136,18 @@ impl Migrations {
     }
 
     /// Reads a set from a folder. It skips files that are not SQL, and folders without an `up.sql`.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # std::fs::write(folder.path().join("001_users.sql"), "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT")?;
+    /// # let folder = folder.path();
+    /// use larder::{Migrations, Options};
+    ///
+    /// let migrations = Migrations::folder(folder)?;
+    /// let store = Options::new().migrations(migrations).open_temp()?;
+    /// # assert_eq!(store.migrations()?.applied[0].name, "users");
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -177,6 +197,18 @@ impl Migrations {
     /// - numbered versions are not consecutive (the first may be any; dates need not be consecutive);
     /// - an applied version is not in the set;
     /// - a pending version is lower than an applied one. With `true`, it is applied late.
+    ///
+    /// ```
+    /// use larder::{Migration, Migrations, Options};
+    ///
+    /// let set = || Migrations::new([
+    ///     Migration::new(1, "users", "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT"),
+    ///     Migration::new(3, "roles", "CREATE TABLE roles(id INTEGER PRIMARY KEY) STRICT"),
+    /// ]);
+    /// assert!(Options::new().migrations(set()).open_temp().is_err());
+    /// Options::new().migrations(set().allow_gaps(true)).open_temp()?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn allow_gaps(mut self, allow: bool) -> Self {
         self.allow_gaps = allow;
         self
@@ -184,6 +216,18 @@ impl Migrations {
 
     /// Applies the pending migrations when the store opens. The default is `true`. With `false`, call
     /// [`Store::migrate`], for example after a tool has shown what is pending.
+    ///
+    /// ```
+    /// use larder::{Migration, Migrations, Options};
+    ///
+    /// let set = Migrations::new([Migration::new(1, "users", "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT")]);
+    /// let store = Options::new().migrations(set.at_open(false)).open_temp()?;
+    /// for pending in store.migrations()?.pending {
+    ///     println!("{} {} is pending", pending.version, pending.name);
+    /// }
+    /// store.migrate()?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn at_open(mut self, apply: bool) -> Self {
         self.at_open = apply;
         self
@@ -221,6 +265,17 @@ impl Migrations {
     /// Says that the comments of these versions are only comments. By default, a migration without a way down is
     /// refused if one of its comments looks like the beginning of a way down, as `-- Down` does, and SQL follows: it
     /// would run right after the way up. The file of an applied migration must not change, so this says it instead.
+    ///
+    /// ```
+    /// use larder::{Migration, Migrations, Options};
+    ///
+    /// let sql = "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT;
+    ///     -- Down with rowids
+    ///     CREATE TABLE roles(name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID";
+    /// let set = Migrations::new([Migration::new(1, "users", sql)]).plain_comments([1]);
+    /// Options::new().migrations(set).open_temp()?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn plain_comments(mut self, versions: impl IntoIterator<Item = u64>) -> Self {
         self.plain_comments.extend(versions);
         self
@@ -236,6 +291,18 @@ impl Migrations {
     /// - For each version, the first backup and the two newest are kept. One whose time is after now is not counted.
     /// - Writes wait while it is made.
     /// - If several processes migrate at once, each makes a backup before the first migration that it applies itself.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (path, backups) = (folder.path().join("app.db"), folder.path().join("backups"));
+    /// # std::fs::create_dir(&backups)?;
+    /// # use larder::{Migration, Migrations, Options, Store};
+    /// # Store::open(&path)?.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT"))?;
+    /// let set = Migrations::new([Migration::new(1, "name", "ALTER TABLE users ADD COLUMN name TEXT")]);
+    /// let store = Options::new().migrations(set.backup_to(&backups)).open(&path)?;
+    /// # assert_eq!(std::fs::read_dir(&backups)?.count(), 1);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn backup_to(mut self, folder: impl Into<PathBuf>) -> Self {
         self.backup = Some(folder.into());
         self
@@ -275,6 +342,14 @@ impl Migrations {
     }
 
     /// The migrations in the order of their versions.
+    ///
+    /// ```
+    /// use larder::{Migration, Migrations};
+    ///
+    /// let set = Migrations::new([Migration::new(1, "users", "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT")]);
+    /// let names: Vec<_> = set.iter().map(Migration::name).collect();
+    /// assert_eq!(names, ["users"]);
+    /// ```
     pub fn iter(&self) -> impl Iterator<Item = &Migration> {
         self.list.iter()
     }

@@ -8,6 +8,14 @@ use super::Durability;
 use crate::error::Error;
 
 /// What a call does when its queue is full. See [`WriteOptions::when_full`] and [`ReadOptions::when_full`].
+///
+/// ```
+/// use larder::{ReadOptions, WhenFull, WriteOptions};
+///
+/// let write = WriteOptions::new().when_full(WhenFull::Fail);
+/// let read = ReadOptions::new().when_full(WhenFull::Fail);
+/// # let _ = (write, read);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WhenFull {
     /// The call waits for room, first come, first served, until its queue timeout is over.
@@ -19,6 +27,21 @@ pub enum WhenFull {
 
 /// The options of one write, for [`Store::write_with`](crate::Store::write_with),
 /// [`Store::submit_with`](crate::Store::submit_with) and [`Store::write_async_with`](crate::Store#async).
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::{Durability, WriteOptions};
+///
+/// # let store = larder::Store::open_temp()?;
+/// # store.write(|tx| tx.execute_batch("CREATE TABLE payments(cents INTEGER) STRICT"))?;
+/// let options = WriteOptions::new()
+///     .durability(Durability::Full)
+///     .queue_timeout(Duration::from_secs(1))
+///     .execution_timeout(Duration::from_secs(2))
+///     .label("payment");
+/// store.write_with(options, |tx| tx.insert("INSERT INTO payments VALUES (250)", []))?;
+/// # Ok::<_, larder::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
     pub(crate) durability: Option<Durability>,
@@ -90,6 +113,20 @@ impl WriteOptions {
 
 /// The options of one read, for [`Store::read_with`](crate::Store::read_with) and
 /// [`Store::read_async_with`](crate::Store#async).
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::ReadOptions;
+///
+/// # let store = larder::Store::open_temp()?;
+/// let options = ReadOptions::new()
+///     .queue_timeout(Duration::from_secs(1))
+///     .execution_timeout(Duration::from_secs(2))
+///     .label("report");
+/// let one: i64 = store.read_with(options, |tx| tx.scalar("SELECT 1", []))?;
+/// # assert_eq!(one, 1);
+/// # Ok::<_, larder::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct ReadOptions {
     pub(crate) queue_timeout: Option<Duration>,

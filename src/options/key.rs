@@ -26,11 +26,26 @@ enum Secret {
 impl Key {
     /// A passphrase, as SQLCipher's `PRAGMA key = 'passphrase'`. Each connection derives the key from it, by 256,000 rounds
     /// of PBKDF2: some 0.1 s for each of a store's connections. Not empty, without NUL.
+    ///
+    /// ```
+    /// use larder::{Key, Options};
+    ///
+    /// let options = Options::new().key(Key::passphrase("correct horse battery staple"));
+    /// # let _ = options;
+    /// ```
     pub fn passphrase(passphrase: impl Into<String>) -> Self {
         Self(Arc::new(Secret::Passphrase(passphrase.into())))
     }
 
     /// A key of 256 bits, as SQLCipher's `PRAGMA key = "x'..'"`. Nothing is derived from it, so it must be random.
+    ///
+    /// ```
+    /// use larder::{Key, Options};
+    ///
+    /// # fn of_the_key_service() -> [u8; 32] { [7; 32] }
+    /// let options = Options::new().key(Key::raw(of_the_key_service()));
+    /// # let _ = options;
+    /// ```
     pub fn raw(bytes: [u8; 32]) -> Self {
         Self(Arc::new(Secret::Raw(bytes)))
     }

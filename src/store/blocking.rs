@@ -25,6 +25,17 @@ impl Store {
     /// way to the writer thread, and runs on the calling thread. So `f` must not block on a future: the calling thread
     /// may be one of an async runtime, which then panics.
     ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    /// let name = String::from("Ada");
+    /// let id = store.write(move |tx| {
+    ///     tx.insert("INSERT INTO users(name) VALUES (?1)", [name])
+    /// })?; // committed
+    /// # assert_eq!(id, 1);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The error that `f` returned, with all its changes rolled back, or one of the errors below. [`Error::outcome`]
@@ -49,6 +60,16 @@ impl Store {
     }
 
     /// As [`write`](Self::write), with options for this call: durability, timeouts, a label.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE payments(cents INTEGER) STRICT"))?;
+    /// use larder::{Durability, WriteOptions};
+    ///
+    /// let options = WriteOptions::new().durability(Durability::Full).label("payment");
+    /// store.write_with(options, |tx| tx.insert("INSERT INTO payments VALUES (250)", []))?; // survives a power failure
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -123,6 +144,19 @@ impl Store {
     /// As [`submit`](Self::submit), with options for this call. With [`WhenFull::Fail`](crate::WhenFull::Fail) it never
     /// blocks.
     ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE hits(page TEXT) STRICT"))?;
+    /// use larder::{Error, WhenFull, WriteOptions};
+    ///
+    /// let options = WriteOptions::new().when_full(WhenFull::Fail);
+    /// match store.submit_with(options, |tx| tx.insert("INSERT INTO hits VALUES ('/')", [])) {
+    ///     Err(Error::QueueFull { .. }) => println!("busy: the hit is not counted"),
+    ///     pending => drop(pending?), // the write goes on
+    /// }
+    /// # Ok::<_, Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The errors of [`submit`](Self::submit), and [`QueueFull`](Error::QueueFull) with [`WriteOptions::when_full`].
@@ -145,6 +179,18 @@ impl Store {
     ///
     /// For a closure with an error type of your own there is [`query`](Self::query).
     ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(name TEXT NOT NULL) STRICT; INSERT INTO users VALUES ('Ada')"))?;
+    /// let (count, names) = store.read(|tx| {
+    ///     let count: i64 = tx.scalar("SELECT count(*) FROM users", [])?;
+    ///     let names: Vec<String> = tx.scalars("SELECT name FROM users", [])?;
+    ///     Ok((count, names)) // both of one moment
+    /// })?;
+    /// assert_eq!((count, names), (1, vec!["Ada".to_owned()]));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// - The error that `f` returned.
@@ -162,6 +208,17 @@ impl Store {
     }
 
     /// As [`read`](Self::read), with options for this call: timeouts, a label.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// use std::time::Duration;
+    /// use larder::ReadOptions;
+    ///
+    /// let options = ReadOptions::new().execution_timeout(Duration::from_secs(2)).label("report");
+    /// let tables: i64 = store.read_with(options, |tx| tx.scalar("SELECT count(*) FROM sqlite_schema", []))?;
+    /// # assert_eq!(tables, 0);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -181,6 +238,14 @@ impl Store {
     /// The store accepts no further calls, finishes the queued writes, waits for running reads, refreshes the statistics
     /// of the query planner, and moves the whole WAL into the database file. A second call returns the same report, or waits again if the
     /// first one gave up.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let report = store.close()?;
+    /// println!("{report}"); // 0 queued writes finished, 0 never started, the write-ahead log was emptied (1.2ms)
+    /// # assert!(report.wal_kept_because.is_none());
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -82,6 +82,21 @@ impl Store {
 
     /// As [`write_with`](Self::write_with), but returns a future.
     ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write_async(|tx| tx.execute_batch("CREATE TABLE hits(page TEXT) STRICT")).await?;
+    /// use larder::{Error, WhenFull, WriteOptions};
+    ///
+    /// let options = WriteOptions::new().label("hit").when_full(WhenFull::Fail);
+    /// match store.write_async_with(options, |tx| tx.insert("INSERT INTO hits VALUES ('/')", [])).await {
+    ///     Err(Error::QueueFull { .. }) => println!("busy: answer 503"),
+    ///     written => println!("row {}", written?),
+    /// }
+    /// # Ok::<_, Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`write_with`](Self::write_with) and [`write_async`](Self::write_async).
@@ -142,6 +157,21 @@ impl Store {
 
     /// As [`submit_with`](Self::submit_with), but returns a future.
     ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write_async(|tx| tx.execute_batch("CREATE TABLE hits(page TEXT) STRICT")).await?;
+    /// use std::time::Duration;
+    /// use larder::WriteOptions;
+    ///
+    /// let options = WriteOptions::new().queue_timeout(Duration::from_millis(200));
+    /// let pending = store.submit_async_with(options, |tx| tx.insert("INSERT INTO hits VALUES ('/')", [])).await?;
+    /// let row = pending.await?; // or drop it: the write goes on
+    /// # assert_eq!(row, 1);
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`submit_with`](Self::submit_with) and [`submit_async`](Self::submit_async).
@@ -180,7 +210,7 @@ impl Store {
     /// # let store = larder::Store::open_temp()?;
     /// let id = 2;
     /// let double: i64 = store
-    ///     .read_async(move |tx| tx.query_row("SELECT 2 * ?1", [id], |row| row.get(0)))
+    ///     .read_async(move |tx| tx.scalar("SELECT 2 * ?1", [id]))
     ///     .await?;
     /// assert_eq!(double, 4);
     /// # Ok::<_, larder::Error>(())
@@ -206,6 +236,21 @@ impl Store {
 
     /// As [`read_with`](Self::read_with), but returns a future. [`ReadOptions::queue_timeout`] covers the wait for a
     /// reader thread and for a connection.
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// use std::time::Duration;
+    /// use larder::ReadOptions;
+    ///
+    /// let options = ReadOptions::new().label("tables").execution_timeout(Duration::from_secs(2));
+    /// let tables: i64 = store
+    ///     .read_async_with(options, |tx| tx.scalar("SELECT count(*) FROM sqlite_schema", []))
+    ///     .await?;
+    /// # assert_eq!(tables, 0);
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
@@ -233,6 +278,15 @@ impl Store {
     ///
     /// Async reads that have not started when the queued writes are finished fail with
     /// [`Closed`](crate::Error::Closed).
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// let report = store.close_async().await?; // at the end of `main`, once the server has stopped
+    /// println!("{report}");
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///

@@ -99,6 +99,16 @@ struct Inner {
 impl Store {
     /// Lists the applied and the pending migrations of [`Options::migrations`].
     ///
+    /// ```
+    /// use larder::{Migration, Migrations, Options};
+    ///
+    /// let users = "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT";
+    /// let set = Migrations::new([Migration::new(1, "users", users)]).at_open(false);
+    /// let status = Options::new().migrations(set).open_temp()?.migrations()?;
+    /// assert_eq!((status.applied.len(), status.pending.len()), (0, 1));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Options`] if the store was opened without migrations, and the errors of [`read`](Self::read).
@@ -110,6 +120,17 @@ impl Store {
     /// Applies every pending migration, each in a transaction of its own. Other writes may run between them.
     ///
     /// Opening the store does this too, unless [`Migrations::at_open`] is `false`.
+    ///
+    /// ```
+    /// # use larder::{Migration, Migrations, Options};
+    /// # let users = "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT";
+    /// # let set = Migrations::new([Migration::new(1, "users", users)]);
+    /// let store = Options::new().migrations(set.at_open(false)).open_temp()?;
+    /// let report = store.migrate()?;
+    /// println!("{report}");
+    /// assert_eq!(report.steps.len(), 1);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -125,6 +146,19 @@ impl Store {
     /// Migrates to a version, up or down; 0 undoes every migration. The newest migration is undone first.
     ///
     /// The next opening applies the undone migrations again, unless an older program opens the file.
+    ///
+    /// ```
+    /// # use larder::{Migration, Migrations, Options};
+    /// let users = "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT";
+    /// let set = Migrations::new([
+    ///     Migration::new(1, "users", users).down("DROP TABLE users"),
+    ///     Migration::new(2, "name", "ALTER TABLE users ADD COLUMN name TEXT").down("ALTER TABLE users DROP COLUMN name"),
+    /// ]);
+    /// let store = Options::new().migrations(set).open_temp()?;
+    /// store.migrate_to(1)?; // undoes version 2
+    /// assert_eq!(store.migrations()?.pending[0].version, 2);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -162,6 +196,15 @@ impl Store {
     /// Undoes the migrations above a version, the newest first; 0 undoes all. Unlike [`migrate_to`](Self::migrate_to) it
     /// applies none.
     ///
+    /// ```
+    /// # use larder::{Migration, Migrations, Options};
+    /// # let users = "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT";
+    /// let set = Migrations::new([Migration::new(1, "users", users).down("DROP TABLE users")]);
+    /// let store = Options::new().migrations(set).open_temp()?;
+    /// assert_eq!(store.migrate_down_to(0)?.steps.len(), 1);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The errors of [`migrate_to`](Self::migrate_to), and
@@ -171,6 +214,17 @@ impl Store {
     }
 
     /// Applies every pending migration to a copy, which is then deleted.
+    ///
+    /// ```
+    /// use larder::{DryRun, Migration, Migrations, Options};
+    ///
+    /// let set = Migrations::new([Migration::new(1, "users", "CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT")]);
+    /// let store = Options::new().migrations(set.at_open(false)).open_temp()?;
+    /// let report = store.migrate_dry_run(DryRun::Backup)?; // on a copy with all rows
+    /// assert_eq!(report.steps.len(), 1);
+    /// assert_eq!(store.migrations()?.pending.len(), 1);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

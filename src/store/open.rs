@@ -22,6 +22,20 @@ use crate::replica::storage::Storage;
 impl Options {
     /// Opens the database at `path` and starts the writer thread. A missing file is created with mode `0600`.
     ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("app.db");
+    /// use larder::{Durability, Migration, Migrations, Options};
+    ///
+    /// let users = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT";
+    /// let store = Options::new()
+    ///     .migrations(Migrations::new([Migration::new(1, "users", users)]))
+    ///     .durability(Durability::Full)
+    ///     .open(&path)?;
+    /// # store.close()?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// - [`Error::Options`](crate::Error::Options): a value is out of range.
@@ -40,6 +54,13 @@ impl Options {
     }
 
     /// Opens a new database in a temporary folder, for tests. See [`Store::open_temp`].
+    ///
+    /// ```
+    /// # use larder::Options;
+    /// let store = Options::new().readers(2).open_temp()?;
+    /// assert!(store.path().exists());
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -184,6 +205,19 @@ impl Store {
     /// Opens the database at `path` with default options. A missing file is created. [`Options::open`] opens it with
     /// other options.
     ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("app.db");
+    /// use larder::{Error, Store};
+    ///
+    /// let store = Store::open(&path)?;
+    /// let clone = store.clone(); // for another thread
+    /// let again = Store::open(&path).unwrap_err();
+    /// assert!(matches!(again, Error::AlreadyOpen { .. }));
+    /// # drop(clone);
+    /// # Ok::<_, Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// See [`Options::open`].
@@ -202,6 +236,15 @@ impl Store {
     /// their user, at whose end systemd may empty `/dev/shm`.
     ///
     /// [`Template`](crate::Template) spares each test the migrations.
+    ///
+    /// ```
+    /// let store = larder::Store::open_temp()?;
+    /// store.write(|tx| tx.execute_batch("CREATE TABLE users(name TEXT NOT NULL) STRICT"))?;
+    /// let path = store.path().to_owned();
+    /// drop(store);
+    /// assert!(!path.exists());
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -38,7 +38,7 @@ use crate::transaction::{ReadTx, WriteTx};
 ///
 /// fn place(tx: &WriteTx<'_>, quantity: &str) -> Result<i64, OrderError> {
 ///     let quantity: i64 = quantity.parse()?;
-///     let stock: i64 = tx.query_row("SELECT quantity FROM stock", [], |row| row.get(0))?;
+///     let stock: i64 = tx.scalar("SELECT quantity FROM stock", [])?;
 ///     if stock < quantity {
 ///         return Err(OrderError::OutOfStock(stock)); // rolls back
 ///     }
@@ -147,7 +147,7 @@ impl Store {
     /// # store.write(|tx| tx.execute_batch("CREATE TABLE prices(cents TEXT) STRICT; INSERT INTO prices VALUES ('250')"))?;
     /// # type AppError = Box<dyn std::error::Error>;
     /// let cents = store.query(|tx| -> Result<i64, AppError> {
-    ///     let text: String = tx.query_row("SELECT cents FROM prices", [], |row| row.get(0))?;
+    ///     let text: String = tx.scalar("SELECT cents FROM prices", [])?;
     ///     Ok(text.parse()?)
     /// })?;
     /// assert_eq!(cents, 250);
@@ -174,7 +174,7 @@ impl Store {
     /// # type AppError = Box<dyn std::error::Error>;
     ///
     /// let one = store.query_with(ReadOptions::new().label("health"), |tx| -> Result<i64, AppError> {
-    ///     Ok(tx.query_row("SELECT '1'", [], |row| row.get::<_, String>(0))?.parse()?)
+    ///     Ok(tx.scalar::<String>("SELECT '1'", [])?.parse()?)
     /// })?;
     /// assert_eq!(one, 1);
     /// # Ok::<_, AppError>(())
@@ -237,6 +237,23 @@ impl Store {
     }
 
     /// As [`query_each`](Self::query_each), with options for this call.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(name TEXT) STRICT; INSERT INTO users VALUES ('Ada'), ('Grace')"))?;
+    /// # type AppError = Box<dyn std::error::Error + Send + Sync>;
+    /// use std::io::Write;
+    /// use std::time::Duration;
+    /// use larder::ReadOptions;
+    ///
+    /// let options = ReadOptions::new().label("export").execution_timeout(Duration::from_secs(60));
+    /// let (sql, mut out) = ("SELECT name FROM users ORDER BY name", Vec::new());
+    /// store.query_each_with(options, sql, [], |(name,): (String,)| -> Result<(), AppError> {
+    ///     Ok(writeln!(out, "{name}")?)
+    /// })?;
+    /// assert_eq!(out, b"Ada\nGrace\n");
+    /// # Ok::<_, AppError>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -307,6 +324,25 @@ impl Store {
 
     /// As [`transact_with`](Self::transact_with), but returns a future.
     ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write_async(|tx| tx.execute_batch("CREATE TABLE users(age INTEGER) STRICT")).await?;
+    /// # type AppError = Box<dyn std::error::Error + Send + Sync>;
+    /// use std::time::Duration;
+    /// use larder::WriteOptions;
+    ///
+    /// let options = WriteOptions::new().label("import").queue_timeout(Duration::from_secs(1));
+    /// let age = String::from("36");
+    /// let insert = move |tx: &larder::WriteTx<'_>| -> Result<i64, AppError> {
+    ///     let age: u8 = age.parse()?;
+    ///     Ok(tx.insert("INSERT INTO users(age) VALUES (?1)", [age])?)
+    /// };
+    /// assert_eq!(store.transact_async_with(options, insert).await?, 1);
+    /// # Ok::<_, AppError>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`transact_async`](Self::transact_async) and [`write_async_with`](Self::write_async_with).
@@ -339,7 +375,7 @@ impl Store {
     /// # type AppError = Box<dyn std::error::Error + Send + Sync>;
     /// let version = store
     ///     .query_async(|tx| -> Result<u32, AppError> {
-    ///         let text: String = tx.query_row("SELECT '42'", [], |row| row.get(0))?;
+    ///         let text: String = tx.scalar("SELECT '42'", [])?;
     ///         Ok(text.parse()?)
     ///     })
     ///     .await?;
@@ -366,6 +402,22 @@ impl Store {
     }
 
     /// As [`query_with`](Self::query_with), but returns a future.
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # type AppError = Box<dyn std::error::Error + Send + Sync>;
+    /// use std::time::Duration;
+    /// use larder::ReadOptions;
+    ///
+    /// let options = ReadOptions::new().label("report").execution_timeout(Duration::from_secs(2));
+    /// let report = store.query_async_with(options, |tx| -> Result<u32, AppError> {
+    ///     Ok(tx.scalar::<String>("SELECT '42'", [])?.parse()?)
+    /// });
+    /// assert_eq!(report.await?, 42);
+    /// # Ok::<_, AppError>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
@@ -437,6 +489,23 @@ impl Store {
     }
 
     /// As [`query_each_with`](Self::query_each_with), but returns a future.
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write_async(|tx| tx.execute_batch("CREATE TABLE users(name TEXT) STRICT; INSERT INTO users VALUES ('Ada'), ('')")).await?;
+    /// # type AppError = Box<dyn std::error::Error + Send + Sync>;
+    /// use larder::ReadOptions;
+    ///
+    /// let options = ReadOptions::new().label("look for empty names");
+    /// let look = |(id, name): (i64, String)| -> Result<(), AppError> {
+    ///     if name.is_empty() { Err(format!("user {id} has no name").into()) } else { Ok(()) }
+    /// };
+    /// let looked = store.query_each_async_with(options, "SELECT rowid, name FROM users", (), look).await;
+    /// assert_eq!(looked.unwrap_err().to_string(), "user 2 has no name");
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///

@@ -156,6 +156,19 @@ impl Store {
 ///
 /// It is a [`Stream`] of [`Result<T>`](crate::Result), for any runtime, and has [`next`](Self::next) for a plain loop.
 /// After its last item it returns `None`, again and again. Its drop ends the query.
+///
+/// ```
+/// # futures_executor::block_on(async {
+/// # let store = larder::Store::open_temp()?;
+/// use futures_util::TryStreamExt;
+///
+/// let sql = "SELECT value FROM json_each('[1, 2, 3]')";
+/// let rows = store.read_stream::<(i64,)>(sql, ());
+/// let even: Vec<_> = rows.try_filter(|(n,)| std::future::ready(n % 2 == 0)).try_collect().await?;
+/// assert_eq!(even, [(2,)]);
+/// # Ok::<_, larder::Error>(())
+/// # }).unwrap();
+/// ```
 #[must_use = "a stream does nothing until it is polled"]
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
 pub struct RowStream<T> {
@@ -208,6 +221,18 @@ impl<T: FromRow + Send + 'static> RowStream<T> {
 
 impl<T> RowStream<T> {
     /// The next row; `None` after the last one, and after an error. A future that is dropped loses no row.
+    ///
+    /// ```
+    /// # futures_executor::block_on(async {
+    /// # let store = larder::Store::open_temp()?;
+    /// let mut rows = store.read_stream::<(i64,)>("SELECT 7", ());
+    /// while let Some(row) = rows.next().await {
+    ///     println!("{}", row?.0);
+    /// }
+    /// # assert!(rows.next().await.is_none());
+    /// # Ok::<_, larder::Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///

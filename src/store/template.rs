@@ -83,6 +83,15 @@ impl Options {
 
     /// As [`template`](Self::template), with what the closure writes: rows that all tests need.
     ///
+    /// ```
+    /// # use larder::{Options, Store};
+    /// let create = "CREATE TABLE users(name TEXT NOT NULL) STRICT; INSERT INTO users VALUES ('Ada')";
+    /// let template = Options::new().template_with(|store| store.write(|tx| tx.execute_batch(create)))?;
+    /// let name: String = template.open_temp()?.read(|tx| tx.scalar("SELECT name FROM users", []))?;
+    /// assert_eq!(name, "Ada");
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`template`](Self::template), and the error of the closure.

@@ -100,7 +100,41 @@ where
     }
 }
 
-/// The names of a result's columns.
+/// The names of a result's columns, for a type that implements [`FromRow`] by hand: a column may be missing, or have
+/// another name in an older database.
+///
+/// ```
+/// use larder::rusqlite::{self, Row};
+/// use larder::{ColumnNames, FoundColumns, FromRow, NextColumn};
+///
+/// /// `discount` may be missing.
+/// #[derive(Debug, PartialEq)]
+/// struct Price {
+///     cents: i64,
+///     discount: Option<i64>,
+/// }
+///
+/// impl FromRow for Price {
+///     fn find(names: &ColumnNames<'_>, found: &mut FoundColumns) -> rusqlite::Result<()> {
+///         found.push(Some(names.require("cents", "the field `cents` of `Price`")?));
+///         found.push(names.position("discount")?);
+///         Ok(())
+///     }
+///
+///     fn read(row: &Row<'_>, columns: &mut NextColumn<'_>) -> rusqlite::Result<Self> {
+///         let cents = row.get(columns.index().expect("it was required"))?;
+///         let discount = columns.index().map(|at| row.get(at)).transpose()?;
+///         Ok(Self { cents, discount })
+///     }
+/// }
+///
+/// let store = larder::Store::open_temp()?;
+/// let price: Price = store.read(|tx| tx.one("SELECT 250 AS cents", []))?;
+/// assert_eq!(price, Price { cents: 250, discount: None });
+/// let error = store.read(|tx| tx.all::<Price>("SELECT 250 AS price", [])).unwrap_err();
+/// assert!(error.to_string().contains("`cents`, which the field `cents` of `Price` needs"), "{error}");
+/// # Ok::<_, larder::Error>(())
+/// ```
 pub struct ColumnNames<'s> {
     statement: &'s Statement<'s>,
     /// Tuples do not ask for them.
@@ -156,7 +190,7 @@ impl<'s> ColumnNames<'s> {
     }
 }
 
-/// Where the columns of a value are in a result, in the order in which it is read.
+/// Where the columns of a value are in a result, in the order in which it is read. [`ColumnNames`] has an example.
 #[derive(Debug, Default)]
 pub struct FoundColumns(Vec<Option<usize>>);
 
@@ -186,7 +220,7 @@ impl FoundColumns {
     }
 }
 
-/// The columns that were found, one after another.
+/// The columns that were found, one after another. [`ColumnNames`] has an example.
 #[derive(Debug)]
 pub struct NextColumn<'f>(std::slice::Iter<'f, Option<usize>>);
 

@@ -47,6 +47,24 @@ const MAX_CACHED: usize = 256 * 1024;
 /// All queries of the closure see the database as of one commit, at least as new as every write that was acknowledged
 /// before the read began. The snapshot is taken at the first statement. An async read may share a snapshot that another
 /// async read has taken.
+///
+/// ```
+/// use larder::{ReadTx, Result, Store};
+///
+/// fn tables(tx: &ReadTx<'_>) -> Result<Vec<String>> {
+///     tx.scalars("SELECT name FROM sqlite_schema WHERE type = 'table'", [])
+/// }
+///
+/// let store = Store::open_temp()?;
+/// assert!(store.read(tables)?.is_empty());
+/// // A `WriteTx` is taken, too.
+/// store.write(|tx| {
+///     tx.execute_batch("CREATE TABLE users(name TEXT) STRICT")?;
+///     assert_eq!(tables(tx)?, ["users"]);
+///     Ok(())
+/// })?;
+/// # Ok::<_, larder::Error>(())
+/// ```
 pub struct ReadTx<'a> {
     conn: &'a Connection,
     guard: &'a SqlGuard,
@@ -142,6 +160,14 @@ impl<'a> ReadTx<'a> {
 
     /// As [`query_row`](Self::query_row), but returns `None` if there is no row.
     ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let sql = "SELECT value FROM json_each('[5, 8]') WHERE value > ?1";
+    /// let above = |n: i64| store.read(|tx| tx.query_optional(sql, [n], |row| row.get::<_, i64>(0)));
+    /// assert_eq!((above(6)?, above(8)?), (Some(8), None));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The error of SQLite or of `f`.
@@ -191,6 +217,19 @@ impl<'a> ReadTx<'a> {
     ///
     /// `f` returns `()`, or a [`ControlFlow`](std::ops::ControlFlow) to stop early; see [`Flow`].
     ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let mut bytes = 0;
+    /// store.read(|tx| {
+    ///     tx.query_each("SELECT value FROM json_each(?1)", [r#"["ant","bee"]"#], |row| {
+    ///         bytes += row.get_ref(0)?.as_str()?.len(); // without a copy
+    ///         Ok(())
+    ///     })
+    /// })?;
+    /// assert_eq!(bytes, 6);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The error of SQLite, or the first error of `f`, which ends the query.
@@ -215,6 +254,13 @@ impl<'a> ReadTx<'a> {
 
     /// Whether the query returns a row.
     ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let sql = "SELECT 1 FROM sqlite_schema WHERE name = ?1";
+    /// assert!(!store.read(|tx| tx.exists(sql, ["users"]))?);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The error of SQLite.
@@ -225,6 +271,16 @@ impl<'a> ReadTx<'a> {
     /// Prepares a statement of rusqlite. As [`Connection::prepare`], but refuses SQL with a NUL, of which SQLite would read
     /// only the beginning.
     ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let columns = store.read(|tx| {
+    ///     let statement = tx.prepare("SELECT 1 AS id, 'Ada' AS name")?;
+    ///     Ok(statement.column_count())
+    /// })?;
+    /// assert_eq!(columns, 2);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The error of SQLite, or `NulError`.
@@ -234,6 +290,19 @@ impl<'a> ReadTx<'a> {
     }
 
     /// As [`prepare`](Self::prepare), from the statement cache.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE squares(n INTEGER, square INTEGER) STRICT"))?;
+    /// store.write(|tx| {
+    ///     let mut insert = tx.prepare_cached("INSERT INTO squares VALUES (?1, ?2)")?;
+    ///     for n in 0..100 {
+    ///         insert.execute([n, n * n])?;
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

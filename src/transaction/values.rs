@@ -43,6 +43,14 @@ impl ReadTx<'_> {
     /// As [`scalar`](Self::scalar), but returns `None` if there is no row. A value that is NULL is an error unless `T`
     /// is an `Option`.
     ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let sql = "SELECT value FROM json_each(?1) WHERE key = 'ant'";
+    /// let legs = |json: &str| store.read(|tx| tx.optional_scalar::<i64>(sql, [json]));
+    /// assert_eq!((legs(r#"{"ant":6}"#)?, legs("{}")?), (Some(6), None));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The error of SQLite, or one that names the column if `T` does not take its value.
@@ -88,6 +96,15 @@ impl ReadTx<'_> {
     }
 
     /// As [`one`](Self::one), but returns `None` if there is no row.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+    /// let sql = "SELECT id, name FROM users WHERE id = ?1";
+    /// let user: Option<(i64, String)> = store.read(|tx| tx.optional(sql, [7]))?;
+    /// assert_eq!(user, None);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

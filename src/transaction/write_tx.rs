@@ -24,6 +24,23 @@ use crate::telemetry::usage::StatementShard;
 ///
 /// It has all methods of [`ReadTx`], and its queries see its own changes. The write commits if the closure returns
 /// `Ok`, and rolls back if it returns `Err`. SQL in the closure cannot commit or roll back.
+///
+/// ```
+/// use larder::{Result, Store, WriteTx, rusqlite::params};
+///
+/// fn rename(tx: &WriteTx<'_>, id: i64, name: &str) -> Result<bool> {
+///     Ok(tx.execute("UPDATE users SET name = ?2 WHERE id = ?1", params![id, name])? == 1)
+/// }
+///
+/// # let store = Store::open_temp()?;
+/// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT"))?;
+/// let renamed = store.write(|tx| {
+///     let id = tx.insert("INSERT INTO users(name) VALUES ('Ada')", [])?;
+///     rename(tx, id, "Ada Lovelace")
+/// })?;
+/// assert!(renamed);
+/// # Ok::<_, larder::Error>(())
+/// ```
 pub struct WriteTx<'a> {
     read: ReadTx<'a>,
     /// Set if a savepoint could not be rolled back. Then the whole job must be, whatever its closure returns.
@@ -143,12 +160,34 @@ impl<'a> WriteTx<'a> {
 
     /// The rowid of the last row that this closure inserted into a table with rowids; 0 if it has inserted none. The
     /// SQL function of the same name returns the same. For a single `INSERT`, [`insert`](Self::insert) is safer.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE t(x INTEGER) STRICT"))?;
+    /// let last = store.write(|tx| {
+    ///     tx.execute("INSERT INTO t VALUES (10), (20)", [])?;
+    ///     Ok(tx.last_insert_rowid())
+    /// })?;
+    /// assert_eq!(last, 2);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn last_insert_rowid(&self) -> i64 {
         self.conn.last_insert_rowid()
     }
 
     /// The number of rows that the last `INSERT`, `UPDATE` or `DELETE` of this closure changed; 0 if there was none.
     /// The SQL function of the same name returns the same.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE t(x INTEGER) STRICT; INSERT INTO t VALUES (1), (2), (3)"))?;
+    /// let changed = store.write(|tx| {
+    ///     tx.execute_batch("UPDATE t SET x = 0; DELETE FROM t WHERE rowid > 1")?;
+    ///     Ok(tx.changes())
+    /// })?;
+    /// assert_eq!(changed, 2);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn changes(&self) -> u64 {
         let (changes, total) = (signed(self.conn.changes()), signed(self.conn.total_changes()));
         self.guard.changes().changes(changes, total).unsigned_abs()
@@ -156,12 +195,31 @@ impl<'a> WriteTx<'a> {
 
     /// The number of rows that this closure has changed so far, including those changed by triggers and foreign keys,
     /// and those in savepoints that were rolled back. The SQL function of the same name returns the same.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE t(x INTEGER) STRICT; INSERT INTO t VALUES (1), (2), (3)"))?;
+    /// let changed = store.write(|tx| {
+    ///     tx.execute_batch("UPDATE t SET x = 0; DELETE FROM t WHERE rowid > 1")?;
+    ///     Ok(tx.total_changes())
+    /// })?;
+    /// assert_eq!(changed, 5);
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     pub fn total_changes(&self) -> u64 {
         let total = signed(self.conn.total_changes());
         self.guard.changes().total(total).unsigned_abs()
     }
 
     /// Runs every statement of `sql`, separated by semicolons, without parameters.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let batch = "CREATE TABLE t(x INTEGER) STRICT; INSERT INTO t VALUES (1); INSERT INTO missing VALUES (2)";
+    /// let error = store.write(move |tx| tx.execute_batch(batch)).unwrap_err();
+    /// assert_eq!(error.statement(), Some("INSERT INTO missing VALUES (2)"));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

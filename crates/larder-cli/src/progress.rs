@@ -63,7 +63,9 @@ impl Progress {
         if self.is_shown && self.began.elapsed() >= PATIENCE && self.last.elapsed() >= INTERVAL {
             self.last = Instant::now();
             self.is_written = true;
-            let _ = write!(stderr(), "\r\x1b[K{}", text());
+            // Without line wrap, because the rest of a line that is wider than the terminal would not be cleared with it.
+            let line = format!("\r\x1b[K\x1b[?7l{}\x1b[?7h", text());
+            let _ = stderr().write_all(line.as_bytes());
         }
         if self.is_interrupted() {
             return ControlFlow::Break(());

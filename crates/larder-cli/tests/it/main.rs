@@ -12,3 +12,4 @@ mod replicas;
 mod sql;
 mod streams;
 mod support;
+mod terminal;
