@@ -155,6 +155,10 @@ const FLAGS: &[(&str, &str)] = &[
     ("Backup::overwrite", "--overwrite"),
     ("Backup::timeout", "--timeout"),
     ("ReadOptions::execution_timeout", "--timeout"),
+    (
+        "; check the path, and create the folder",
+        "; --folder is the folder of the migrations",
+    ),
     ("call Migrations::allow_gaps(true)", "give --allow-gaps"),
     ("Migrations::plain_comments", "--plain-comments"),
     ("Migrations::adopt(Adopt::Applied(versions))", "--adopt-versions"),

@@ -168,7 +168,7 @@ fn new_files_are_found_by_the_next_verb() {
     let place = Place::new();
     place
         .say("migrate status app.db")
-        .assert_fails(3, &["migrations cannot be read"]);
+        .assert_fails(3, &["migrations cannot be read", "; --folder is the folder"]);
     let created = place.json("migrate new add_users --folder db", 0);
     let file = created["path"].as_str().unwrap();
     assert!(file.starts_with("db/") && file.ends_with("_add_users.sql"), "{file}");
