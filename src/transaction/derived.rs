@@ -11,7 +11,22 @@ use serde_json::error::Category;
 
 use super::from_row::{self, Problem, Wanted, conversion, short_name};
 
+/// A type of which a column can have a value.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the value of a column",
+    note = "a key, or another type around one value: `#[derive(larder::Id)]`, or implement `larder::rusqlite::types::FromSql`",
+    note = "a list, a map, a struct: `#[larder(json)]` reads it from JSON, `#[larder(flatten)]` from columns of their own",
+    note = "a type of chrono, jiff, serde_json, time, url or uuid: enable the feature of larder with that name"
+)]
+pub trait Column: FromSql {}
+
+impl<T: FromSql> Column for T {}
+
 /// A type of which a column can have the JSON.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be read from JSON",
+    note = "`#[larder(json)]` needs `serde::Deserialize`: derive it"
+)]
 pub trait Json: DeserializeOwned {}
 
 impl<T: DeserializeOwned> Json for T {}
@@ -22,7 +37,7 @@ impl<T: DeserializeOwned> Json for T {}
 ///
 /// The column has a value that `T` does not take.
 #[inline]
-pub fn column<T: FromSql>(row: &Row<'_>, index: Option<usize>, field: &'static str) -> Result<T> {
+pub fn column<T: Column>(row: &Row<'_>, index: Option<usize>, field: &'static str) -> Result<T> {
     from_row::column(row, required(index), Some(field))
 }
 
@@ -32,7 +47,7 @@ pub fn column<T: FromSql>(row: &Row<'_>, index: Option<usize>, field: &'static s
 ///
 /// As [`column`].
 #[inline]
-pub fn column_or_default<T: FromSql + Default>(row: &Row<'_>, index: Option<usize>, field: &'static str) -> Result<T> {
+pub fn column_or_default<T: Column + Default>(row: &Row<'_>, index: Option<usize>, field: &'static str) -> Result<T> {
     index.map_or_else(|| Ok(T::default()), |_| column(row, index, field))
 }
 

@@ -48,7 +48,7 @@ const NO_INDEX: usize = usize::MAX;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not made of a row",
-    note = "one column: use `scalar` or `scalars`, or a tuple of one, `({Self},)`",
+    note = "one column: use `scalar` or `scalars`, or a tuple of one, `({Self},)`; each element of a tuple is one column",
     note = "a struct: `#[derive(larder::FromRow)]` (feature `derive`), or implement `TryFrom<&Row<'_>>`"
 )]
 pub trait FromRow: Sized {

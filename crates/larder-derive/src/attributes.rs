@@ -50,7 +50,10 @@ pub(crate) fn of_field(attributes: &[Attribute]) -> Result<Field> {
     };
     each(attributes, |meta| {
         if meta.path.is_ident("rename") {
-            field.rename = Some(meta.value()?.parse()?);
+            let value = meta
+                .value()
+                .map_err(|_| meta.error("the name is missing: `rename = \"..\"`"))?;
+            field.rename = Some(value.parse()?);
         } else if meta.path.is_ident("default") {
             field.default = true;
         } else {

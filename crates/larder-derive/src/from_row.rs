@@ -1,8 +1,9 @@
 //! `#[derive(FromRow)]`: a struct of the columns with the names of its fields.
 
 use proc_macro2::{TokenStream, TokenTree};
-use quote::{ToTokens as _, quote};
+use quote::{ToTokens as _, quote, quote_spanned};
 use syn::ext::IdentExt as _;
+use syn::spanned::Spanned as _;
 use syn::{Data, DeriveInput, Error, Fields, FieldsNamed, Ident, LitStr, Result, Type, WherePredicate, parse_quote};
 
 use crate::attributes::{self, Source};
@@ -107,6 +108,12 @@ impl<'a> Field<'a> {
         let attributes = attributes::of_field(&field.attrs)?;
         let ident = field.ident.as_ref().expect("the fields are named");
         let plain = ident.unraw().to_string();
+        if attributes.source == Source::Flatten && is_option(&field.ty) {
+            return Err(Error::new_spanned(
+                &field.ty,
+                "`flatten` takes no Option, since every row makes the struct: let the fields that may be NULL be Options",
+            ));
+        }
         let name = attributes
             .rename
             .unwrap_or_else(|| LitStr::new(&rule.apply(&plain), ident.span()));
@@ -140,7 +147,9 @@ impl<'a> Field<'a> {
             (_, false) => quote!(column),
             (_, true) => quote!(column_or_default),
         };
-        quote!(#ident: ::larder::derived::#read(row, columns.index(), #label)?)
+        // The compiler points at the type if it is none of a column.
+        let read = quote_spanned!(ty.span()=> ::larder::derived::#read::<#ty>);
+        quote!(#ident: #read(row, columns.index(), #label)?)
     }
 
     /// The name of its column in SQL.
@@ -161,6 +170,12 @@ impl<'a> Field<'a> {
             Source::Skip => parse_quote!(#ty: ::core::default::Default),
         }
     }
+}
+
+/// By its name: a macro knows no types.
+fn is_option(ty: &Type) -> bool {
+    let Type::Path(path) = ty else { return false };
+    path.path.segments.last().is_some_and(|last| last.ident == "Option")
 }
 
 /// What the types of fields must have, where they depend on a parameter.
@@ -241,6 +256,7 @@ mod tests {
     #[test]
     fn wrong_attributes_are_named() {
         let field = |attribute: &str| refused(&format!("struct User {{ #[larder({attribute})] id: i64 }}"));
+        assert!(field("rename").contains("`rename = \"..\"`"));
         assert!(field("renamed = \"x\"").contains("`rename = \"..\"`, `json`"));
         assert!(field("json, flatten").contains("one of `json`, `flatten` and `skip`"));
         assert!(field("skip, default").contains("no `default`"));
@@ -249,6 +265,14 @@ mod tests {
         assert!(rule.contains("`camelCase`"), "{rule}");
         let unknown = refused("#[larder(table = \"users\")] struct User { id: i64 }");
         assert!(unknown.contains("rename_all"), "{unknown}");
+    }
+
+    #[test]
+    fn flatten_of_an_option_is_refused() {
+        for ty in ["Option<Address>", "std::option::Option<Address>"] {
+            let error = refused(&format!("struct User {{ #[larder(flatten)] address: {ty} }}"));
+            assert!(error.contains("takes no Option"), "{ty}: {error}");
+        }
     }
 
     #[test]
