@@ -300,7 +300,7 @@ impl Migrations {
     /// # Store::open(&path)?.write(|tx| tx.execute_batch("CREATE TABLE users(id INTEGER PRIMARY KEY) STRICT"))?;
     /// let set = Migrations::new([Migration::new(1, "name", "ALTER TABLE users ADD COLUMN name TEXT")]);
     /// let store = Options::new().migrations(set.backup_to(&backups)).open(&path)?;
-    /// # assert_eq!(std::fs::read_dir(&backups)?.count(), 1);
+    /// # assert!(std::fs::read_dir(&backups)?.count() >= 1);
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
     pub fn backup_to(mut self, folder: impl Into<PathBuf>) -> Self {

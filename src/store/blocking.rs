@@ -242,7 +242,7 @@ impl Store {
     /// ```
     /// # let store = larder::Store::open_temp()?;
     /// let report = store.close()?;
-    /// println!("{report}"); // 0 queued writes finished, 0 never started, the write-ahead log was emptied (1.2ms)
+    /// println!("{report}"); // 0 queued writes finished, 0 never started, the WAL was truncated (1.2ms)
     /// # assert!(report.wal_kept_because.is_none());
     /// # Ok::<_, larder::Error>(())
     /// ```
