@@ -5,34 +5,35 @@
 //! expression.rs  expressions that mean the same at the server
 //! schema.rs      reads the tables of one snapshot, and writes their statements for the server
 //! quarantine.rs  rows that are set aside
-//! scan           reads all rows: types for the columns, and the values that do not fit them
-//! copy           one transaction: the tables, the rows by binary COPY, then keys, indexes, checks, foreign keys
-//! compare        reads both sides inside that transaction, row by row; COMMIT only if they are the same
+//! scan.rs        reads all rows: types for the columns, and the values that do not fit them
+//! copy.rs        the rows by binary COPY
+//! compare.rs     reads both sides inside the transaction that wrote them, row by row
+//! mod.rs         one transaction: the tables, the rows, keys, indexes, checks, foreign keys; COMMIT only if both sides are
+//!                the same
 //! ```
 
+mod compare;
+mod copy;
 mod expression;
 mod quarantine;
 mod report;
+mod scan;
 mod schema;
 mod sql;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::panic::Location;
 use std::time::{Duration, Instant};
 
 use postgres::{Client, Transaction};
 use rusqlite::Connection;
-use rusqlite::types::ValueRef;
-use sha2::{Digest, Sha256};
 
 use self::quarantine::Quarantine;
 pub use self::report::{ExportMisfit, ExportNote, ExportReport, ExportedTable};
 use self::schema::{Column, Schema, Table};
-use super::canonical::{TableHash, Value};
-use super::types::{Misfit, PgType, append_field, fit, of_binary};
+use super::types::PgType;
 use super::url::{Server, on_a_thread};
 use crate::connection::sql_text::quoted;
 use crate::engine::Engine;
@@ -42,18 +43,9 @@ use crate::telemetry::call_site::CallSite;
 
 const OPERATION: &str = "export";
 
-/// So many differing rows of a table are named.
-const MAX_NAMED: usize = 5;
-
 /// What the statements of an export take for granted.
 const SESSION: &str = "SET standard_conforming_strings = on; SET synchronize_seqscans = off; SET statement_timeout = 0; \
      SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
-
-/// How a binary COPY begins.
-const COPY_HEAD: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-
-/// How many bytes are sent to the server at once.
-const BUFFER: usize = 64 * 1024;
 
 /// How often the callback is called.
 const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
@@ -297,107 +289,6 @@ impl<'s> ExportToPostgres<'s> {
         }
     }
 
-    /// Reads all rows of a table: for the types of its columns, and for the values that do not fit them.
-    fn scan(
-        &self,
-        conn: &Connection,
-        table: &mut Table,
-        scanned: &mut u64,
-        notes: &mut Vec<ExportNote>,
-    ) -> Result<(u64, Vec<ExportMisfit>, bool)> {
-        let mut seen: Vec<Seen> = table.columns.iter().map(|_| Seen::default()).collect();
-        each(conn, table, |_, values| {
-            for (seen, value) in seen.iter_mut().zip(values) {
-                seen.add(*value, self.infers);
-            }
-            self.step(ExportStage::Scan, scanned)
-        })?;
-        for (at, seen) in seen.iter().enumerate() {
-            let column = &table.columns[at];
-            let asked = self.types.get(&(table.name.clone(), column.name.clone())).copied();
-            let kind = asked.unwrap_or_else(|| kind_of(&column.declared, &seen.classes));
-            let inferred = match asked {
-                None if self.infers => inferred(table, column, kind, seen),
-                _ => None,
-            };
-            if let Some((kind, reason)) = inferred {
-                notes.push(ExportNote {
-                    object: format!("column {}.{}", table.name, column.name),
-                    instead: format!("{}: {reason}", kind.sql()),
-                });
-            }
-            let [_, integers, reals, ..] = seen.classes;
-            if kind == PgType::Float8 && integers && reals {
-                notes.push(ExportNote {
-                    object: format!("column {}.{}", table.name, column.name),
-                    instead: "integers and real numbers are all double precision: 1 is 1.0".into(),
-                });
-            }
-            table.columns[at].kind = inferred.map_or(kind, |(kind, _)| kind);
-        }
-        let types = &self.types;
-        let name = table.name.clone();
-        table.generate(|column| types.contains_key(&(name.clone(), column.name.clone())));
-        let (rows, found) = self.misfits(conn, table, scanned)?;
-        let listed = |table: &Table, found: Found| -> Vec<ExportMisfit> {
-            let misfits = found
-                .into_iter()
-                .map(|((at, misfit), (count, first_rowid))| ExportMisfit {
-                    table: table.name.clone(),
-                    column: table.columns[at].name.clone(),
-                    target_type: table.columns[at].kind.sql().to_owned(),
-                    reason: misfit.reason().to_owned(),
-                    count,
-                    first_rowid,
-                });
-            misfits.collect()
-        };
-        let mut misfits = listed(table, found.clone());
-        let mut fatal = false;
-        let mut as_text = false;
-        for (at, misfit) in found.into_keys() {
-            let in_key = table.key.contains(&at);
-            let column = &mut table.columns[at];
-            match self.on_misfit {
-                OnMisfit::Quarantine => {}
-                OnMisfit::Text if column.kind != PgType::Text && misfit != Misfit::NullKey => {
-                    column.kind = PgType::Text;
-                    column.as_text = true;
-                    as_text = true;
-                }
-                // The other reasons of a column that is text by now.
-                OnMisfit::Text if column.as_text => {}
-                OnMisfit::Null if !in_key && !column.not_null => column.misfits_are_null = true,
-                _ => fatal = true,
-            }
-        }
-        if as_text {
-            // Values that fitted before may not fit text: blobs, U+0000.
-            let (_, found) = self.misfits(conn, table, scanned)?;
-            fatal |= !found.is_empty();
-            misfits.extend(listed(table, found));
-            // An expression of numbers is none of text.
-            table.columns.iter_mut().for_each(|column| column.generated = None);
-        }
-        Ok((rows, misfits, fatal))
-    }
-
-    /// Counts the rows, and the values that do not fit.
-    fn misfits(&self, conn: &Connection, table: &Table, scanned: &mut u64) -> Result<(u64, Found)> {
-        let mut found = Found::new();
-        let mut rows = 0;
-        each(conn, table, |rowid, values| {
-            rows += 1;
-            for (at, value) in values.iter().enumerate() {
-                if let Err(misfit) = table.fit(at, *value) {
-                    found.entry((at, misfit)).or_insert((0, rowid)).0 += 1;
-                }
-            }
-            self.step(ExportStage::Scan, scanned)
-        })?;
-        Ok((rows, found))
-    }
-
     fn write(
         &self,
         conn: &Connection,
@@ -490,46 +381,6 @@ impl<'s> ExportToPostgres<'s> {
         }
     }
 
-    /// Sends the rows of a table, and returns how many were set aside.
-    fn copy(
-        &self,
-        conn: &Connection,
-        server: &Server,
-        tx: &mut Transaction<'_>,
-        table: &Table,
-        copied: &mut u64,
-        quarantine: &mut Quarantine,
-    ) -> Result<u64> {
-        let set_aside = quarantine.rows();
-        let fields = table.columns.iter().filter(|column| column.generated.is_none()).count() as i16;
-        let what = format!("the rows of table {}", table.name);
-        let writer = tx.copy_in(&table.copy_in(&self.schema));
-        let mut writer = writer.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
-        let broken = |error| server.broken(&what, error);
-        let mut buffer = COPY_HEAD.to_vec();
-        each(conn, table, |rowid, values| {
-            if quarantine.take(table, rowid, values)? {
-                return self.step(ExportStage::Copy, copied);
-            }
-            buffer.extend(fields.to_be_bytes());
-            for (at, (value, column)) in values.iter().zip(&table.columns).enumerate() {
-                if column.generated.is_none() {
-                    append_field(&value_at(server, table, at, *value)?, column.kind, &mut buffer);
-                }
-            }
-            if buffer.len() >= BUFFER {
-                writer.write_all(&buffer).map_err(broken)?;
-                buffer.clear();
-            }
-            self.step(ExportStage::Copy, copied)
-        })?;
-        buffer.extend((-1_i16).to_be_bytes());
-        writer.write_all(&buffer).map_err(broken)?;
-        let finished = writer.finish();
-        finished.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
-        Ok(quarantine.rows() - set_aside)
-    }
-
     /// Sets the sequence of an identity behind the greatest key that there is, or was under AUTOINCREMENT.
     fn sequence(&self, conn: &Connection, server: &Server, tx: &mut Transaction<'_>, table: &Table) -> Result<()> {
         if !table.has_identity {
@@ -600,70 +451,6 @@ impl<'s> ExportToPostgres<'s> {
         all
     }
 
-    /// Reads both sides of a table, and gives the SHA-256 of its rows.
-    fn compare(
-        &self,
-        conn: &Connection,
-        server: &Server,
-        tx: &mut Transaction<'_>,
-        table: &Table,
-        compared: &mut u64,
-    ) -> Result<String> {
-        let what = format!("reading table {} back", table.name);
-        let reader = tx.copy_out(&table.copy_out(&self.schema));
-        let reader = reader.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
-        let broken = |error| server.broken(&what, error);
-        let mut theirs = CopyRows::begin(reader).map_err(broken)?;
-        let is_ordered = table.is_ordered();
-        let (mut here, mut there) = (Rows::new(is_ordered), Rows::new(is_ordered));
-        let (mut ours, mut other) = (Row::default(), Row::default());
-        let mut differences: Vec<String> = Vec::new();
-        let count = table.columns.len();
-        let read = each(conn, table, |rowid, values| {
-            if self.on_misfit == OnMisfit::Quarantine && table.is_set_aside(values) {
-                return self.step(ExportStage::Compare, compared);
-            }
-            ours.clear();
-            for (at, value) in values.iter().enumerate() {
-                ours.push(&value_at(server, table, at, *value)?);
-            }
-            let found = theirs.next(&table.columns, &mut other).map_err(broken)?;
-            if !found || (is_ordered && ours.bytes != other.bytes) {
-                let row = here.rows() + 1;
-                let place = rowid.map_or(String::new(), |rowid| format!(" (rowid {rowid} in the store)"));
-                let columns = match found {
-                    true => format!("differs in {}", ours.differing(&other, &table.columns)),
-                    false => "is not there".to_owned(),
-                };
-                differences.push(format!("row {row}{place} {columns}"));
-                if !found || differences.len() == MAX_NAMED {
-                    return Err(differs(server, table, &differences));
-                }
-            }
-            here.add(count, &ours.bytes);
-            there.add(count, &other.bytes);
-            self.step(ExportStage::Compare, compared)
-        });
-        read?;
-        if !differences.is_empty() {
-            return Err(differs(server, table, &differences));
-        }
-        if theirs.next(&table.columns, &mut other).map_err(broken)? {
-            return Err(server.failed(&format!(
-                "table {} has more rows at the server than in the store; nothing was kept there",
-                table.name
-            )));
-        }
-        let (here, there) = (here.finish(), there.finish());
-        if here != there {
-            return Err(server.failed(&format!(
-                "table {} has other rows at the server: SHA-256 {here} in the store, {there} there; nothing was kept there",
-                table.name
-            )));
-        }
-        Ok(here)
-    }
-
     fn step(&self, stage: ExportStage, rows: &mut u64) -> Result<()> {
         *rows += 1;
         if rows.is_multiple_of(256) && self.reporter.enter(ExportProgress::at(stage, *rows)).is_break() {
@@ -716,213 +503,6 @@ fn attempt(
             savepoint.rollback().map_err(failed)
         }
         Err(error) => Err(failed(error)),
-    }
-}
-
-/// Calls `f` with each row of a table: its rowid and its values.
-fn each(conn: &Connection, table: &Table, mut f: impl FnMut(Option<i64>, &[ValueRef<'_>]) -> Result<()>) -> Result<()> {
-    let mut statement = conn.prepare(&table.select())?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let rowid = row.get_ref(0)?.as_i64().ok();
-        let values: rusqlite::Result<Vec<_>> = (1..=table.columns.len()).map(|at| row.get_ref(at)).collect();
-        f(rowid, &values?)?;
-    }
-    Ok(())
-}
-
-/// Misfits by column and reason: their number, the first rowid.
-type Found = BTreeMap<(usize, Misfit), (u64, Option<i64>)>;
-
-impl Table {
-    /// The value of a column as the server takes it.
-    fn fit<'v>(&self, at: usize, value: ValueRef<'v>) -> std::result::Result<Value<'v>, Misfit> {
-        let column = &self.columns[at];
-        match value {
-            ValueRef::Null if self.key.contains(&at) => Err(Misfit::NullKey),
-            ValueRef::Integer(number) if column.as_text => Ok(Value::Text(number.to_string().into())),
-            ValueRef::Real(number) if column.as_text => Ok(Value::Text(format!("{number:?}").into())),
-            value => fit(value, column.kind),
-        }
-    }
-
-    /// Whether a row has a value that does not fit.
-    fn is_set_aside(&self, values: &[ValueRef<'_>]) -> bool {
-        values
-            .iter()
-            .enumerate()
-            .any(|(at, value)| self.fit(at, *value).is_err())
-    }
-}
-
-/// The value as it is written. The scan has found all that do not fit: another one is an error.
-fn value_at<'v>(server: &Server, table: &Table, at: usize, value: ValueRef<'v>) -> Result<Value<'v>> {
-    match table.fit(at, value) {
-        Ok(value) => Ok(value),
-        Err(_) if table.columns[at].misfits_are_null => Ok(Value::Null),
-        Err(misfit) => {
-            let (column, reason) = (&table.columns[at].name, misfit.reason());
-            let what = format!(
-                "{}.{column}: {reason}, which the scan of the same rows has not found",
-                table.name
-            );
-            Err(server.failed(&what))
-        }
-    }
-}
-
-fn differs(server: &Server, table: &Table, differences: &[String]) -> Error {
-    server.failed(&format!(
-        "table {} is not the same at the server, so nothing was kept there: {}; look for triggers, event triggers and \
-         rules at the server",
-        table.name,
-        differences.join("; ")
-    ))
-}
-
-/// The canonical values of a row.
-#[derive(Default)]
-struct Row {
-    bytes: Vec<u8>,
-    /// Where each value ends.
-    ends: Vec<usize>,
-}
-
-impl Row {
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
-    fn push(&mut self, value: &Value<'_>) {
-        value.append_to(&mut self.bytes);
-        self.ends.push(self.bytes.len());
-    }
-
-    fn value(&self, at: usize) -> &[u8] {
-        let from = at.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
-        let end = self.ends.get(at).copied().unwrap_or_default();
-        self.bytes.get(from.unwrap_or_default()..end).unwrap_or_default()
-    }
-
-    /// The names of the columns in which it differs.
-    fn differing(&self, other: &Row, columns: &[Column]) -> String {
-        let differ = columns
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| self.value(*at) != other.value(*at));
-        let names: Vec<&str> = differ.map(|(_, column)| column.name.as_str()).collect();
-        names.join(", ")
-    }
-}
-
-/// What was seen of a column.
-struct Seen {
-    classes: [bool; 5],
-    /// Whether all text was a UUID, a date, a time with a date.
-    fits: [bool; 3],
-    /// Whether all integers were 0 or 1.
-    is_bool: bool,
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        Self {
-            classes: [false; 5],
-            fits: [true; 3],
-            is_bool: true,
-        }
-    }
-}
-
-const BY_TEXT: [PgType; 3] = [PgType::Uuid, PgType::Date, PgType::Timestamptz];
-
-impl Seen {
-    fn add(&mut self, value: ValueRef<'_>, infers: bool) {
-        self.classes[class_index(value)] = true;
-        self.is_bool &= !matches!(value, ValueRef::Integer(number) if !(0..=1).contains(&number));
-        if infers && matches!(value, ValueRef::Text(_)) {
-            for (fits, kind) in self.fits.iter_mut().zip(BY_TEXT) {
-                *fits = *fits && fit(value, kind).is_ok();
-            }
-        }
-    }
-}
-
-/// A narrower type that all values fit, and the reason.
-fn inferred(table: &Table, column: &Column, kind: PgType, seen: &Seen) -> Option<(PgType, &'static str)> {
-    let says = |kind: PgType| {
-        let mut as_kind = column.clone();
-        as_kind.kind = kind;
-        let of_column = std::slice::from_ref(&as_kind);
-        table
-            .checks
-            .iter()
-            .any(|check| expression::is_implied(check, of_column))
-    };
-    if kind == PgType::Int8 && says(PgType::Bool) && seen.is_bool && seen.classes[2..] == [false; 3] {
-        return Some((PgType::Bool, "a CHECK allows 0 and 1 alone"));
-    }
-    if kind != PgType::Text || seen.classes[1..] != [false, false, true, false] {
-        return None;
-    }
-    let at = table.columns.iter().position(|known| known.name == column.name);
-    let in_index = |index: &schema::Index| index.columns.iter().any(|(column, ..)| *column == at);
-    // The server has no order of json, so no key or index either.
-    let in_key = table.key.iter().any(|key| Some(*key) == at) || table.indexes.iter().any(in_index);
-    if says(PgType::Json) && in_key {
-        return None;
-    }
-    if says(PgType::Json) {
-        return Some((PgType::Json, "a CHECK allows JSON alone"));
-    }
-    let fitting = seen.fits.iter().zip(BY_TEXT).find(|(fits, _)| **fits);
-    fitting.map(|(_, kind)| (kind, "all values fit; their text is written in one form from now on"))
-}
-
-fn class_index(value: ValueRef<'_>) -> usize {
-    match value {
-        ValueRef::Null => 0,
-        ValueRef::Integer(_) => 1,
-        ValueRef::Real(_) => 2,
-        ValueRef::Text(_) => 3,
-        ValueRef::Blob(_) => 4,
-    }
-}
-
-/// The type for a column: by the affinity of its declared type (<https://sqlite.org/datatype3.html>), and by the values
-/// where that leaves it open.
-fn kind_of(declared: &str, seen: &[bool; 5]) -> PgType {
-    let declared = declared.to_ascii_uppercase();
-    let has = |parts: &[&str]| parts.iter().any(|part| declared.contains(part));
-    let [_, integer, real, text, blob] = *seen;
-    if has(&["INT"]) {
-        return PgType::Int8;
-    }
-    if has(&["CHAR", "CLOB", "TEXT"]) {
-        return PgType::Text;
-    }
-    let is_open = declared.is_empty() || declared == "ANY";
-    if has(&["BLOB"]) || is_open {
-        return match (integer, real, text, blob) {
-            (_, _, _, true) => PgType::Bytea,
-            (_, _, true, _) => PgType::Text,
-            (_, true, ..) => PgType::Float8,
-            (true, ..) => PgType::Int8,
-            _ if is_open => PgType::Text,
-            _ => PgType::Bytea,
-        };
-    }
-    if has(&["REAL", "FLOA", "DOUB"]) {
-        return PgType::Float8;
-    }
-    match (integer, real, text) {
-        _ if has(&["NUMERIC", "DECIMAL"]) => PgType::Numeric,
-        (false, false, true) => PgType::Text,
-        (_, true, _) => PgType::Float8,
-        (true, ..) => PgType::Int8,
-        _ if has(&["DATE", "TIME"]) => PgType::Text,
-        _ => PgType::Int8,
     }
 }
 
@@ -1043,95 +623,6 @@ fn changed(table: &Table) -> Vec<ExportNote> {
 impl Table {
     fn has_identity_at(&self, column: &str) -> bool {
         self.has_identity && self.columns[self.key[0]].name == column
-    }
-}
-
-/// The rows of one side.
-enum Rows {
-    /// In the order of the key.
-    Ordered(TableHash),
-    /// In any order: the sum of the rows' SHA-256, as four numbers that wrap around, and the number of rows.
-    Unordered([u64; 4], u64),
-}
-
-impl Rows {
-    fn new(ordered: bool) -> Self {
-        if ordered {
-            Rows::Ordered(TableHash::default())
-        } else {
-            Rows::Unordered([0; 4], 0)
-        }
-    }
-
-    fn add(&mut self, columns: usize, row: &[u8]) {
-        match self {
-            Rows::Ordered(hash) => hash.add(columns, row),
-            Rows::Unordered(sums, rows) => {
-                *rows += 1;
-                let digest = Sha256::digest(row);
-                for (sum, part) in sums.iter_mut().zip(digest.chunks(8)) {
-                    let part = part.iter().fold(0, |part, byte| part << 8 | u64::from(*byte));
-                    *sum = sum.wrapping_add(part);
-                }
-            }
-        }
-    }
-
-    fn rows(&self) -> u64 {
-        match self {
-            Rows::Ordered(hash) => hash.rows(),
-            Rows::Unordered(_, rows) => *rows,
-        }
-    }
-
-    fn finish(self) -> String {
-        match self {
-            Rows::Ordered(hash) => hash.finish(),
-            Rows::Unordered(sums, rows) => {
-                let mut sha = Sha256::new();
-                sums.iter().for_each(|sum| sha.update(sum.to_be_bytes()));
-                sha.update(rows.to_be_bytes());
-                crate::runtime::hex::hex(&sha.finalize())
-            }
-        }
-    }
-}
-
-/// The rows of a binary COPY.
-struct CopyRows<R> {
-    reader: R,
-    field: Vec<u8>,
-}
-
-impl<R: Read> CopyRows<R> {
-    fn begin(mut reader: R) -> std::io::Result<Self> {
-        let mut head = [0; 19];
-        reader.read_exact(&mut head)?;
-        Ok(Self {
-            reader,
-            field: Vec::new(),
-        })
-    }
-
-    /// Reads the canonical values of the next row into `out`. False at the end.
-    fn next(&mut self, columns: &[Column], out: &mut Row) -> std::io::Result<bool> {
-        out.clear();
-        let mut count = [0; 2];
-        self.reader.read_exact(&mut count)?;
-        if i16::from_be_bytes(count) < 0 {
-            return Ok(false);
-        }
-        for column in columns {
-            let mut length = [0; 4];
-            self.reader.read_exact(&mut length)?;
-            let length = usize::try_from(i32::from_be_bytes(length)).ok();
-            self.field.resize(length.unwrap_or(0), 0);
-            self.reader.read_exact(&mut self.field)?;
-            let value = of_binary(column.kind, length.map(|_| self.field.as_slice()));
-            let unknown = || std::io::Error::other(format!("a value of column {} in another form", column.name));
-            out.push(&value.ok_or_else(unknown)?);
-        }
-        Ok(true)
     }
 }
 

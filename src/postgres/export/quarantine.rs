@@ -5,8 +5,9 @@ use std::io::Write as _;
 use postgres::Transaction;
 use rusqlite::types::ValueRef;
 
+use super::compare::{CopyRows, Row, Rows};
+use super::copy::COPY_HEAD;
 use super::schema::{Column, Table};
-use super::{CopyRows, Row, Rows};
 use crate::connection::sql_text::{quoted, string};
 use crate::error::{Outcome, Result};
 use crate::postgres::canonical::Value;
@@ -79,7 +80,7 @@ impl Quarantine {
         tx.batch_execute(&table.create(schema)).map_err(failed)?;
         let mut writer = tx.copy_in(&table.copy_in(schema)).map_err(failed)?;
         let broken = |error| server.broken(&format!("the rows of table {NAME}"), error);
-        writer.write_all(super::COPY_HEAD).map_err(broken)?;
+        writer.write_all(COPY_HEAD).map_err(broken)?;
         let mut field = Vec::new();
         for row in &self.rows {
             field.clear();
