@@ -19,12 +19,21 @@ pub(crate) struct Postgres {
     /// The port of TLS on localhost, or that in the name of the socket alone.
     port: u16,
     has_tls: bool,
+    settings: &'static [&'static str],
 }
+
+/// A server that loses nothing when it is killed, but when the machine is.
+const SETTINGS: [&str; 2] = ["fsync=off", "shared_buffers=16MB"];
 
 impl Postgres {
     /// Starts one, or says visibly why there is none.
     pub(crate) fn start() -> Option<Self> {
-        Self::start_with(false)
+        Self::start_with_settings(&SETTINGS)
+    }
+
+    /// Starts one with other settings.
+    pub(crate) fn start_with_settings(settings: &'static [&'static str]) -> Option<Self> {
+        Self::start_with(false, settings)
     }
 
     /// Starts one that listens on localhost too: with TLS, for `ada`, whose password is `password`. Its certificate is
@@ -35,7 +44,7 @@ impl Postgres {
             skipped("there is no openssl here to make certificates");
             return None;
         }
-        let server = Self::start_with(true)?;
+        let server = Self::start_with(true, &SETTINGS)?;
         server.run(
             "postgres",
             &format!("CREATE ROLE ada LOGIN SUPERUSER PASSWORD '{password}'"),
@@ -43,7 +52,7 @@ impl Postgres {
         Some(server)
     }
 
-    fn start_with(has_tls: bool) -> Option<Self> {
+    fn start_with(has_tls: bool, settings: &'static [&'static str]) -> Option<Self> {
         let Some(bin) = folder_of_programs() else {
             skipped("there is no PostgreSQL here: initdb and postgres, in PATH or /usr/lib/postgresql/*/bin");
             return None;
@@ -79,11 +88,12 @@ impl Postgres {
             fs::write(data.join("pg_hba.conf"), rules).unwrap();
         }
         let mut server = Self {
-            server: run(&bin, folder.path(), port, has_tls),
+            server: run(&bin, folder.path(), port, has_tls, settings),
             bin,
             folder,
             port,
             has_tls,
+            settings,
         };
         server.wait();
         Some(server)
@@ -91,7 +101,7 @@ impl Postgres {
 
     /// Starts the server that was stopped, and waits until it has recovered.
     pub(crate) fn start_again(&mut self) {
-        self.server = run(&self.bin, self.folder.path(), self.port, self.has_tls);
+        self.server = run(&self.bin, self.folder.path(), self.port, self.has_tls, self.settings);
         self.wait();
     }
 
@@ -108,7 +118,7 @@ impl Postgres {
                 if self.has_tls {
                     self.port = free_port();
                 }
-                self.server = run(&self.bin, self.folder.path(), self.port, self.has_tls);
+                self.server = run(&self.bin, self.folder.path(), self.port, self.has_tls, self.settings);
             }
             let socket = self.folder.path().join(format!(".s.PGSQL.{}", self.port));
             if socket.exists() && self.psql("postgres", "SELECT 1").status.success() {
@@ -139,7 +149,7 @@ impl Postgres {
         self.url(name)
     }
 
-    /// The port of TLS.
+    /// The port of TLS, or that in the name of the socket.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -242,7 +252,7 @@ fn certificates(folder: &Path) {
     }
 }
 
-fn run(bin: &Path, folder: &Path, port: u16, has_tls: bool) -> Child {
+fn run(bin: &Path, folder: &Path, port: u16, has_tls: bool, settings: &[&str]) -> Child {
     let mut command = tied(&bin.join("postgres"));
     command.arg("-D").arg(folder.join("data")).arg("-k").arg(folder);
     let (listen, tls) = match has_tls {
@@ -250,7 +260,8 @@ fn run(bin: &Path, folder: &Path, port: u16, has_tls: bool) -> Child {
         false => ("listen_addresses=", "ssl=off"),
     };
     command.arg("-p").arg(port.to_string());
-    command.args(["-c", listen, "-c", tls, "-c", "fsync=off", "-c", "shared_buffers=16MB"]);
+    command.args(["-c", listen, "-c", tls]);
+    settings.iter().for_each(|setting| drop(command.args(["-c", setting])));
     let log = fs::File::create(folder.join("log")).unwrap();
     let command = command
         .current_dir(folder)
