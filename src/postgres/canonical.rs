@@ -1,4 +1,5 @@
-//! One value of either side of an export as the same bytes, and the SHA-256 of the rows of a table.
+//! One value of either side of a move, its bytes for the comparison of an import, and the SHA-256 of the rows of a table.
+//! (An export compares the bytes of a binary COPY.)
 //!
 //! The canonical form of a value is a byte for its kind, then: nothing for NULL; one byte for a boolean; 8 bytes, big
 //! endian, for an integer, a real number, a time; 4 for a date; the length in 8 bytes and the bytes for all others. A

@@ -4,8 +4,6 @@
 //! The binary form is that of `COPY .. (FORMAT binary)`: integers and floats big endian, times in microseconds since
 //! 2000-01-01, `numeric` in digits of base 10,000.
 
-use std::borrow::Cow;
-
 use rusqlite::types::ValueRef;
 
 use super::canonical::{Microseconds, Value};
@@ -314,10 +312,48 @@ fn number(digits: &str) -> Option<i64> {
         .flatten()
 }
 
+/// Whether a value fits. As [`fit`], without the value.
+pub(crate) fn check(value: ValueRef<'_>, kind: PgType) -> Result<(), Misfit> {
+    match (kind, value) {
+        (PgType::Numeric, ValueRef::Integer(_) | ValueRef::Real(_)) => Ok(()),
+        _ => fit(value, kind).map(drop),
+    }
+}
+
+/// Appends a value as a field of a binary COPY, if it fits. Nothing is appended otherwise.
+pub(crate) fn append(value: ValueRef<'_>, kind: PgType, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    let fixed = |out: &mut Vec<u8>, bytes: [u8; 8]| {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        out.extend_from_slice(&[0, 0, 0, 8, a, b, c, d, e, f, g, h]);
+    };
+    let sized = |out: &mut Vec<u8>, bytes: &[u8]| {
+        out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
+        out.extend_from_slice(bytes);
+    };
+    match (kind, value) {
+        (_, ValueRef::Null) => out.extend_from_slice(&NULL),
+        (PgType::Int8, ValueRef::Integer(number)) => fixed(out, number.to_be_bytes()),
+        (PgType::Float8, ValueRef::Real(number)) => fixed(out, number.to_be_bytes()),
+        (PgType::Bytea, ValueRef::Blob(bytes)) => sized(out, bytes),
+        (PgType::Text | PgType::Json, ValueRef::Text(bytes)) => {
+            let text = std::str::from_utf8(bytes).map_err(|_| Misfit::Utf8)?;
+            if text.contains('\0') {
+                return Err(Misfit::Nul);
+            }
+            sized(out, bytes);
+        }
+        _ => append_field(&fit(value, kind)?, kind, out),
+    }
+    Ok(())
+}
+
+/// NULL as a field of a binary COPY.
+pub(crate) const NULL: [u8; 4] = (-1_i32).to_be_bytes();
+
 /// Appends a field of a binary COPY: its length in 4 bytes and the value.
 pub(crate) fn append_field(value: &Value<'_>, kind: PgType, out: &mut Vec<u8>) {
     if matches!(value, Value::Null) {
-        out.extend((-1_i32).to_be_bytes());
+        out.extend(NULL);
         return;
     }
     let at = out.len();
@@ -370,22 +406,19 @@ fn append_numeric(text: &str, out: &mut Vec<u8>) {
         groups.pop();
     }
     let sign = if text.starts_with('-') { 0x4000 } else { 0 };
-    head(
-        out,
-        groups.len() as u16,
-        weight - first as i16,
-        sign,
-        fraction.len() as u16,
-    );
+    // Zero has no weight, whatever its scale: as the server writes it.
+    let weight = if groups.is_empty() { 0 } else { weight - first as i16 };
+    head(out, groups.len() as u16, weight, sign, fraction.len() as u16);
     groups.iter().for_each(|group| out.extend(group.to_be_bytes()));
 }
 
 /// Reads a value in its binary form. `None` if the bytes are none of that type.
-pub(crate) fn of_binary(kind: PgType, bytes: Option<&[u8]>) -> Option<Value<'_>> {
+#[cfg(test)]
+fn of_binary(kind: PgType, bytes: Option<&[u8]>) -> Option<Value<'_>> {
     let Some(bytes) = bytes else {
         return Some(Value::Null);
     };
-    let text = |bytes| std::str::from_utf8(bytes).ok().map(Cow::Borrowed);
+    let text = |bytes| std::str::from_utf8(bytes).ok().map(std::borrow::Cow::Borrowed);
     Some(match kind {
         PgType::Bool => Value::Bool(*bytes.first()? != 0),
         PgType::Int2 => Value::Integer(i16::from_be_bytes(bytes.try_into().ok()?).into()),
@@ -405,6 +438,7 @@ pub(crate) fn of_binary(kind: PgType, bytes: Option<&[u8]>) -> Option<Value<'_>>
     })
 }
 
+#[cfg(test)]
 fn read_numeric(bytes: &[u8]) -> Option<String> {
     let word = |at: usize| Some(u16::from_be_bytes(bytes.get(2 * at..2 * at + 2)?.try_into().ok()?));
     let (count, weight, sign, scale) = (word(0)?, word(1)? as i16, word(2)?, usize::from(word(3)?));
@@ -465,11 +499,15 @@ mod tests {
             (PgType::Uuid, text("00112233-4455-6677-8899-aabbccddeeff")),
             (PgType::Json, text("{\"a\":[null,1.50]}")),
         ];
-        for (kind, value) in cases {
-            let value = fit(value, kind).unwrap();
+        for (kind, given) in cases {
+            let value = fit(given, kind).unwrap();
             let mut field = Vec::new();
             append_field(&value, kind, &mut field);
             assert_eq!(of_binary(kind, Some(&field[4..])), Some(value));
+            let mut appended = Vec::new();
+            append(given, kind, &mut appended).unwrap();
+            assert_eq!(appended, field);
+            assert_eq!(check(given, kind), Ok(()));
         }
     }
 
@@ -493,6 +531,10 @@ mod tests {
         ];
         for (kind, value, misfit) in cases {
             assert_eq!(fit(value, kind), Err(misfit), "{kind:?} {value:?}");
+            let mut out = Vec::new();
+            assert_eq!(append(value, kind, &mut out), Err(misfit));
+            assert_eq!(check(value, kind), Err(misfit));
+            assert!(out.is_empty());
         }
     }
 }

@@ -166,6 +166,10 @@ pub(crate) struct ExportArgs {
     /// Choose boolean, json, uuid, date and timestamptz where every value fits
     #[arg(long)]
     pub(crate) infer_types: bool,
+
+    /// Commit table by table to a schema of its own, and go on where an earlier run was broken off
+    #[arg(long)]
+    pub(crate) resumable: bool,
 }
 
 #[cfg(feature = "postgres")]

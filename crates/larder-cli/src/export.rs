@@ -14,6 +14,7 @@ pub(crate) fn export(args: &ExportArgs, output: &Output) -> Result<Verdict> {
         .export_to_postgres(&args.url)
         .schema(&args.schema)
         .infer_types(args.infer_types)
+        .resumable(args.resumable)
         .on_misfit(match args.misfits {
             Misfits::Fail => OnMisfit::Fail,
             Misfits::Null => OnMisfit::Null,
@@ -38,6 +39,7 @@ fn line(now: &ExportProgress) -> String {
     let stage = match now.stage {
         ExportStage::Scan => "reading",
         ExportStage::Copy => "copying",
+        ExportStage::Index => return format!("making keys and indexes, {:.0?}", now.elapsed),
         _ => "comparing",
     };
     format!("{stage}: {} rows, {:.0?}", now.rows, now.elapsed)

@@ -1,25 +1,48 @@
-//! The verification of an export: both sides are read row by row, in the transaction that wrote them.
+//! The verification of an export: both sides are read row by row, in the transaction that wrote them, and compared as bytes
+//! of a binary COPY.
+//!
+//! Two threads, and [`BLOCKS`] blocks that go round between them:
+//!
+//! ```text
+//! larder-receive  owns the connection to the server while a COPY runs: puts what it reads into a block. Without an order
+//!                 of the rows, it adds their SHA-256 instead, and no blocks are needed
+//! larder-export   owns the snapshot of the store: steps its statement, writes each row as the server would, compares it
+//!                 with the bytes of the block, and adds to the SHA-256
+//! ```
+//!
+//! Neither waits while it holds a lock. Whichever fails drops its end of both channels, which ends the wait of the other.
 
-use std::io::Read;
+use std::io::{self, BufRead, Read};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, ScopedJoinHandle};
 
-use postgres::Transaction;
+use postgres::{CopyOutReader, Transaction};
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
-use super::copy::value_at;
+use super::copy::{BLOCK, BLOCKS, COPY_END, COPY_HEAD, recycle};
 use super::scan::each;
 use super::schema::{Column, Table};
-use super::{ExportStage, ExportToPostgres, OnMisfit};
+use super::{CALLBACK_INTERVAL, ExportStage, ExportToPostgres, OPERATION};
 use crate::error::{Error, Outcome, Result};
-use crate::postgres::canonical::{TableHash, Value};
-use crate::postgres::types::of_binary;
 use crate::postgres::url::Server;
+use crate::runtime::hex::hex;
 
 /// So many differing rows of a table are named.
 const MAX_NAMED: usize = 5;
 
+/// How two sides of a table compare.
+pub(super) enum Compared {
+    /// They are the same, with this SHA-256.
+    Same(String),
+    /// What differs.
+    Differs(String),
+}
+
 impl ExportToPostgres<'_> {
-    /// Reads both sides of a table, and gives the SHA-256 of its rows.
+    /// Reads both sides of a table. The SHA-256 of a table with an order is that of `COPY (SELECT .. ORDER BY ..) TO STDOUT
+    /// (FORMAT binary)`.
     pub(super) fn compare(
         &self,
         conn: &Connection,
@@ -27,193 +50,338 @@ impl ExportToPostgres<'_> {
         tx: &mut Transaction<'_>,
         table: &Table,
         compared: &mut u64,
-    ) -> Result<String> {
-        let what = format!("reading table {} back", table.name);
-        let reader = tx.copy_out(&table.copy_out(&self.schema));
-        let reader = reader.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
-        let broken = |error| server.broken(&what, error);
-        let mut theirs = CopyRows::begin(reader).map_err(broken)?;
-        let is_ordered = table.is_ordered();
-        let (mut here, mut there) = (Rows::new(is_ordered), Rows::new(is_ordered));
-        let (mut ours, mut other) = (Row::default(), Row::default());
+    ) -> Result<Compared> {
+        let what = &format!("reading table {} back", table.name);
+        let reader = tx.copy_out(&table.copy_out(self.working_schema()));
+        let reader = reader.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
+        let broken = move |error| server.broken(what, error);
+        let no_thread = |error| Error::no_thread(self.engine.path(), "an export", error);
+        let builder = thread::Builder::new().name("larder-receive".to_owned());
+        let stops = &AtomicBool::new(false);
+        thread::scope(|scope| {
+            if table.is_ordered() {
+                let (full, blocks) = channel();
+                let (emptied, empty) = channel();
+                for _ in 0..BLOCKS {
+                    // Its receiver is here.
+                    let _ = emptied.send(Vec::with_capacity(BLOCK));
+                }
+                let receiver = builder.spawn_scoped(scope, move || receive(reader, full, empty).map_err(broken));
+                let receiver = receiver.map_err(no_thread)?;
+                let theirs = Blocks {
+                    export: self,
+                    full: blocks,
+                    emptied,
+                    block: Vec::new(),
+                    at: 0,
+                };
+                let read = self.in_order(conn, server, table, theirs, compared);
+                // A failure of the other thread looks like the end of the rows here.
+                joined(receiver).and(read)
+            } else {
+                let columns = table.columns.len();
+                let receive = move || {
+                    let summed = sum(reader, columns, stops).map_err(broken);
+                    stops.fetch_or(summed.is_err(), Relaxed);
+                    summed
+                };
+                let receiver = builder.spawn_scoped(scope, receive).map_err(no_thread)?;
+                let here = self.sum(conn, server, table, stops, compared);
+                stops.fetch_or(here.is_err(), Relaxed);
+                // If it has failed, the reading here was stopped by that.
+                let there = joined(receiver)?;
+                let here = here?;
+                let (rows, sha256) = (here.rows, here.finish());
+                if rows != there.rows {
+                    let what = format!("it has {} rows at the server, {rows} in the store", there.rows);
+                    return Ok(Compared::Differs(what));
+                }
+                let other = there.finish();
+                if sha256 != other {
+                    let what = format!("it has other rows at the server: SHA-256 {sha256} in the store, {other} there");
+                    return Ok(Compared::Differs(what));
+                }
+                Ok(Compared::Same(sha256))
+            }
+        })
+    }
+
+    fn in_order(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        table: &Table,
+        mut theirs: Blocks<'_>,
+        compared: &mut u64,
+    ) -> Result<Compared> {
+        let broken = |error| server.broken(&format!("reading table {} back", table.name), error);
+        let mut sha = Sha256::new();
+        sha.update(COPY_HEAD);
+        let mut head = [0; COPY_HEAD.len()];
+        theirs.read_exact(&mut head).map_err(broken)?;
+        let columns: Vec<usize> = (0..table.columns.len()).collect();
+        let (mut ours, mut other) = (Vec::new(), Vec::new());
         let mut differences: Vec<String> = Vec::new();
-        let count = table.columns.len();
-        let read = each(conn, table, |rowid, values| {
-            if self.on_misfit == OnMisfit::Quarantine && table.is_set_aside(values) {
+        let mut rows = 0_u64;
+        let read = each(conn, &table.select(true), |row| {
+            if self.is_set_aside(table, row)? {
                 return self.step(ExportStage::Compare, compared);
             }
+            rows += 1;
             ours.clear();
-            for (at, value) in values.iter().enumerate() {
-                ours.push(&value_at(server, table, at, *value)?);
-            }
-            let found = theirs.next(&table.columns, &mut other).map_err(broken)?;
-            if !found || (is_ordered && ours.bytes != other.bytes) {
-                let row = here.rows() + 1;
+            table.append_row(server, row, &columns, &mut ours)?;
+            sha.update(&ours);
+            let same = theirs.same(&ours).map_err(broken)?;
+            if same < ours.len() {
+                // Their row begins with what was the same.
+                other.clear();
+                let found = next_row(&mut (&ours[..same]).chain(&mut theirs), columns.len(), &mut other);
+                let found = found.map_err(broken)?;
+                let rowid = row.rowid();
                 let place = rowid.map_or(String::new(), |rowid| format!(" (rowid {rowid} in the store)"));
-                let columns = match found {
-                    true => format!("differs in {}", ours.differing(&other, &table.columns)),
+                let which = match found {
+                    true => format!("differs in {}", differing(&ours, &other, &table.columns)),
                     false => "is not there".to_owned(),
                 };
-                differences.push(format!("row {row}{place} {columns}"));
+                differences.push(format!("row {rows}{place} {which}"));
                 if !found || differences.len() == MAX_NAMED {
-                    return Err(differs(server, table, &differences));
+                    // No more of them are named.
+                    return Err(Error::Cancelled { work: OPERATION });
                 }
             }
-            here.add(count, &ours.bytes);
-            there.add(count, &other.bytes);
             self.step(ExportStage::Compare, compared)
         });
-        read?;
         if !differences.is_empty() {
-            return Err(differs(server, table, &differences));
+            return Ok(Compared::Differs(differences.join("; ")));
         }
-        if theirs.next(&table.columns, &mut other).map_err(broken)? {
-            return Err(server.failed(&format!(
-                "table {} has more rows at the server than in the store; nothing was kept there",
-                table.name
-            )));
+        read?;
+        if next_row(&mut theirs, columns.len(), &mut other).map_err(broken)? {
+            return Ok(Compared::Differs(
+                "it has more rows at the server than in the store".into(),
+            ));
         }
-        let (here, there) = (here.finish(), there.finish());
-        if here != there {
-            return Err(server.failed(&format!(
-                "table {} has other rows at the server: SHA-256 {here} in the store, {there} there; nothing was kept there",
-                table.name
-            )));
-        }
-        Ok(here)
+        sha.update(COPY_END);
+        Ok(Compared::Same(hex(&sha.finalize())))
+    }
+
+    /// Adds the rows of the store, until the other side stops it.
+    fn sum(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        table: &Table,
+        stops: &AtomicBool,
+        compared: &mut u64,
+    ) -> Result<Unordered> {
+        let columns: Vec<usize> = (0..table.columns.len()).collect();
+        let mut rows = Unordered::default();
+        let mut bytes = Vec::new();
+        each(conn, &table.select(false), |row| {
+            if !self.is_set_aside(table, row)? {
+                bytes.clear();
+                table.append_row(server, row, &columns, &mut bytes)?;
+                rows.add(&bytes);
+            }
+            if stops.load(Relaxed) {
+                return Err(Error::Cancelled { work: OPERATION });
+            }
+            self.step(ExportStage::Compare, compared)
+        })?;
+        Ok(rows)
     }
 }
 
-fn differs(server: &Server, table: &Table, differences: &[String]) -> Error {
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// An error of an export whose target has other rows.
+pub(super) fn differs(server: &Server, table: &Table, what: &str) -> Error {
     server.failed(&format!(
-        "table {} is not the same at the server, so nothing was kept there: {}; look for triggers, event triggers and \
+        "table {} is not the same at the server, so nothing was kept there: {what}; look for triggers, event triggers and \
          rules at the server",
         table.name,
-        differences.join("; ")
     ))
 }
 
-/// The canonical values of a row.
-#[derive(Default)]
-pub(super) struct Row {
-    pub(super) bytes: Vec<u8>,
-    /// Where each value ends.
-    ends: Vec<usize>,
-}
-
-impl Row {
-    pub(super) fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
-    pub(super) fn push(&mut self, value: &Value<'_>) {
-        value.append_to(&mut self.bytes);
-        self.ends.push(self.bytes.len());
-    }
-
-    fn value(&self, at: usize) -> &[u8] {
-        let from = at.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
-        let end = self.ends.get(at).copied().unwrap_or_default();
-        self.bytes.get(from.unwrap_or_default()..end).unwrap_or_default()
-    }
-
-    /// The names of the columns in which it differs.
-    fn differing(&self, other: &Row, columns: &[Column]) -> String {
-        let differ = columns
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| self.value(*at) != other.value(*at));
-        let names: Vec<&str> = differ.map(|(_, column)| column.name.as_str()).collect();
-        names.join(", ")
-    }
-}
-
-/// The rows of one side.
-pub(super) enum Rows {
-    /// In the order of the key.
-    Ordered(TableHash),
-    /// In any order: the sum of the rows' SHA-256, as four numbers that wrap around, and the number of rows.
-    Unordered([u64; 4], u64),
-}
-
-impl Rows {
-    pub(super) fn new(ordered: bool) -> Self {
-        if ordered {
-            Rows::Ordered(TableHash::default())
-        } else {
-            Rows::Unordered([0; 4], 0)
+/// Reads a COPY into blocks until its end, or until they are not wanted any more.
+fn receive(mut reader: CopyOutReader<'_>, full: Sender<Vec<u8>>, empty: Receiver<Vec<u8>>) -> io::Result<()> {
+    while let Ok(mut block) = empty.recv() {
+        while block.len() < BLOCK {
+            let read = reader.fill_buf()?;
+            if read.is_empty() {
+                let _ = full.send(block);
+                return Ok(());
+            }
+            block.extend_from_slice(read);
+            let read = read.len();
+            reader.consume(read);
+        }
+        if full.send(block).is_err() {
+            return Ok(());
         }
     }
+    Ok(())
+}
 
-    pub(super) fn add(&mut self, columns: usize, row: &[u8]) {
-        match self {
-            Rows::Ordered(hash) => hash.add(columns, row),
-            Rows::Unordered(sums, rows) => {
-                *rows += 1;
-                let digest = Sha256::digest(row);
-                for (sum, part) in sums.iter_mut().zip(digest.chunks(8)) {
-                    let part = part.iter().fold(0, |part, byte| part << 8 | u64::from(*byte));
-                    *sum = sum.wrapping_add(part);
+/// The blocks of the server's side.
+struct Blocks<'a> {
+    export: &'a ExportToPostgres<'a>,
+    full: Receiver<Vec<u8>>,
+    emptied: Sender<Vec<u8>>,
+    block: Vec<u8>,
+    /// What was read of it.
+    at: usize,
+}
+
+impl Blocks<'_> {
+    /// Reads as many bytes as are the same.
+    fn same(&mut self, wanted: &[u8]) -> io::Result<usize> {
+        let mut same = 0;
+        while same < wanted.len() {
+            let left = &wanted[same..];
+            let block = self.fill_buf()?;
+            let count = block.len().min(left.len());
+            if block[..count] == left[..count] && count > 0 {
+                self.consume(count);
+                same += count;
+                continue;
+            }
+            let count = block.iter().zip(left).take_while(|(one, other)| one == other).count();
+            self.consume(count);
+            return Ok(same + count);
+        }
+        Ok(same)
+    }
+}
+
+impl BufRead for Blocks<'_> {
+    /// Waits for a block, and calls the progress callback meanwhile.
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.at == self.block.len() {
+            match self.full.recv_timeout(CALLBACK_INTERVAL) {
+                Ok(next) => {
+                    let mut block = std::mem::replace(&mut self.block, next);
+                    self.at = 0;
+                    // The first one was never filled.
+                    if block.capacity() > 0 {
+                        recycle(&mut block);
+                        // The other thread may need no more of them.
+                        let _ = self.emptied.send(block);
+                    }
                 }
+                // The reporter says why it stops.
+                Err(RecvTimeoutError::Timeout) => self.export.poll().map_err(io::Error::other)?,
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        Ok(&self.block[self.at..])
     }
 
-    pub(super) fn rows(&self) -> u64 {
-        match self {
-            Rows::Ordered(hash) => hash.rows(),
-            Rows::Unordered(_, rows) => *rows,
+    fn consume(&mut self, count: usize) {
+        self.at += count;
+    }
+}
+
+impl Read for Blocks<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut block = self.fill_buf()?;
+        let count = block.read(out)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+/// Appends the next row of a binary COPY to `out`, as it is. False at the end.
+pub(super) fn next_row(reader: &mut impl Read, columns: usize, out: &mut Vec<u8>) -> io::Result<bool> {
+    let mut count = [0; 2];
+    reader.read_exact(&mut count)?;
+    if count == COPY_END {
+        return Ok(false);
+    }
+    if usize::from(u16::from_be_bytes(count)) != columns {
+        return Err(io::Error::other("a row with another number of columns"));
+    }
+    out.extend_from_slice(&count);
+    for _ in 0..columns {
+        let mut length = [0; 4];
+        reader.read_exact(&mut length)?;
+        out.extend_from_slice(&length);
+        // NULL is -1.
+        if let Ok(length) = usize::try_from(i32::from_be_bytes(length)) {
+            let from = out.len();
+            out.resize(from + length, 0);
+            reader.read_exact(&mut out[from..])?;
+        }
+    }
+    Ok(true)
+}
+
+/// The names of the columns in which two rows of a binary COPY differ.
+fn differing(ours: &[u8], theirs: &[u8], columns: &[Column]) -> String {
+    let (ours, theirs) = (fields(ours), fields(theirs));
+    let differ = columns
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| ours.get(*at) != theirs.get(*at));
+    let names: Vec<&str> = differ.map(|(_, column)| column.name.as_str()).collect();
+    names.join(", ")
+}
+
+/// The fields of a row, with their lengths.
+fn fields(row: &[u8]) -> Vec<&[u8]> {
+    let mut rest = row.get(2..).unwrap_or_default();
+    let mut fields = Vec::new();
+    while let Some(length) = rest.first_chunk::<4>() {
+        let length = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
+        let Some((field, left)) = rest.split_at_checked(4 + length) else {
+            break;
+        };
+        fields.push(field);
+        rest = left;
+    }
+    fields
+}
+
+/// Rows in any order: the sum of their SHA-256, as four numbers that wrap around.
+#[derive(Default)]
+pub(super) struct Unordered {
+    sums: [u64; 4],
+    rows: u64,
+}
+
+impl Unordered {
+    pub(super) fn add(&mut self, row: &[u8]) {
+        self.rows += 1;
+        let digest = Sha256::digest(row);
+        for (sum, part) in self.sums.iter_mut().zip(digest.chunks(8)) {
+            let part = part.iter().fold(0, |part, byte| part << 8 | u64::from(*byte));
+            *sum = sum.wrapping_add(part);
         }
     }
 
     pub(super) fn finish(self) -> String {
-        match self {
-            Rows::Ordered(hash) => hash.finish(),
-            Rows::Unordered(sums, rows) => {
-                let mut sha = Sha256::new();
-                sums.iter().for_each(|sum| sha.update(sum.to_be_bytes()));
-                sha.update(rows.to_be_bytes());
-                crate::runtime::hex::hex(&sha.finalize())
-            }
-        }
+        let mut sha = Sha256::new();
+        self.sums.iter().for_each(|sum| sha.update(sum.to_be_bytes()));
+        sha.update(self.rows.to_be_bytes());
+        hex(&sha.finalize())
     }
 }
 
-/// The rows of a binary COPY.
-pub(super) struct CopyRows<R> {
-    reader: R,
-    field: Vec<u8>,
-}
-
-impl<R: Read> CopyRows<R> {
-    pub(super) fn begin(mut reader: R) -> std::io::Result<Self> {
-        let mut head = [0; 19];
-        reader.read_exact(&mut head)?;
-        Ok(Self {
-            reader,
-            field: Vec::new(),
-        })
-    }
-
-    /// Reads the canonical values of the next row into `out`. False at the end.
-    pub(super) fn next(&mut self, columns: &[Column], out: &mut Row) -> std::io::Result<bool> {
-        out.clear();
-        let mut count = [0; 2];
-        self.reader.read_exact(&mut count)?;
-        if i16::from_be_bytes(count) < 0 {
-            return Ok(false);
+/// Adds the rows of a COPY, until the other side stops it.
+pub(super) fn sum(mut reader: CopyOutReader<'_>, columns: usize, stops: &AtomicBool) -> io::Result<Unordered> {
+    let mut head = [0; COPY_HEAD.len()];
+    reader.read_exact(&mut head)?;
+    let mut rows = Unordered::default();
+    let mut row = Vec::new();
+    while next_row(&mut reader, columns, &mut row)? {
+        rows.add(&row);
+        row.clear();
+        if stops.load(Relaxed) {
+            return Ok(rows);
         }
-        for column in columns {
-            let mut length = [0; 4];
-            self.reader.read_exact(&mut length)?;
-            let length = usize::try_from(i32::from_be_bytes(length)).ok();
-            self.field.resize(length.unwrap_or(0), 0);
-            self.reader.read_exact(&mut self.field)?;
-            let value = of_binary(column.kind, length.map(|_| self.field.as_slice()));
-            let unknown = || std::io::Error::other(format!("a value of column {} in another form", column.name));
-            out.push(&value.ok_or_else(unknown)?);
-        }
-        Ok(true)
     }
+    // What follows the end of the rows: the end of the COPY.
+    io::copy(&mut reader, &mut io::sink())?;
+    Ok(rows)
 }

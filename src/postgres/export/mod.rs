@@ -8,6 +8,7 @@
 //! scan.rs        reads all rows: types for the columns, and the values that do not fit them
 //! copy.rs        the rows by binary COPY
 //! compare.rs     reads both sides inside the transaction that wrote them, row by row
+//! resume.rs      the same by one transaction for each table, and one at the end: it goes on where it was broken off
 //! mod.rs         one transaction: the tables, the rows, keys, indexes, checks, foreign keys; COMMIT only if both sides are
 //!                the same
 //! ```
@@ -17,6 +18,7 @@ mod copy;
 mod expression;
 mod quarantine;
 mod report;
+mod resume;
 mod scan;
 mod schema;
 mod sql;
@@ -30,7 +32,7 @@ use std::time::{Duration, Instant};
 use postgres::{Client, Transaction};
 use rusqlite::Connection;
 
-use self::quarantine::Quarantine;
+use self::compare::{Compared, differs};
 pub use self::report::{ExportMisfit, ExportNote, ExportReport, ExportedTable};
 use self::schema::{Column, Schema, Table};
 use super::types::PgType;
@@ -71,8 +73,7 @@ pub enum OnMisfit {
 /// [`Store::export_to_postgres`](crate::Store::export_to_postgres).
 ///
 /// It reads one snapshot, writes in one transaction, and reads both sides before it commits: so the target has all
-/// tables with the same rows, or is as it was. The store serves meanwhile. Memory: one row, 64 KiB, and the rows that are
-/// set aside.
+/// tables with the same rows, or is as it was. The store serves meanwhile. Memory: some MB, and some times the largest row.
 ///
 /// The snapshot pins the WAL until the export ends, as any long read does. Do not call it in an async task: use
 /// `spawn_blocking` or its like.
@@ -84,6 +85,9 @@ pub struct ExportToPostgres<'s> {
     types: BTreeMap<(String, String), PgType>,
     infers: bool,
     on_misfit: OnMisfit,
+    resumes: bool,
+    /// The schema in which the tables are made, if that is not their own.
+    staging: Option<String>,
     reporter: ProgressReporter<ExportProgress>,
 }
 
@@ -93,8 +97,8 @@ pub struct ExportToPostgres<'s> {
 pub struct ExportProgress {
     /// The current stage.
     pub stage: ExportStage,
-    /// Number of rows in this stage so far, in all tables. The scan reads each row twice, and three times where
-    /// [`OnMisfit::Text`] changes a type of its table.
+    /// Number of rows in this stage so far, in all tables. The scan reads the rows of a table again where [`OnMisfit::Text`]
+    /// changes one of its types, or the values of a column without a clear type have done so on the way.
     pub rows: u64,
     /// Time since the export began.
     pub elapsed: Duration,
@@ -108,6 +112,8 @@ pub enum ExportStage {
     Scan,
     /// Writing the rows.
     Copy,
+    /// Making keys, indexes, checks and foreign keys. It has no rows.
+    Index,
     /// Reading both sides.
     Compare,
 }
@@ -121,6 +127,8 @@ impl<'s> ExportToPostgres<'s> {
             types: BTreeMap::new(),
             infers: false,
             on_misfit: OnMisfit::default(),
+            resumes: false,
+            staging: None,
             reporter: ProgressReporter::new(ExportProgress::at(ExportStage::Scan, 0)),
         }
     }
@@ -153,7 +161,27 @@ impl<'s> ExportToPostgres<'s> {
         self
     }
 
-    /// Calls `f` at the start of each stage and some ten times a second, on a thread of the export.
+    /// Exports table by table, for very large databases: each table is committed to the schema `larder_export_NAME`, where
+    /// `NAME` is that of the target, and all are moved to the target at the end, at once. The default is `false`: one
+    /// transaction.
+    ///
+    /// If it is broken off by any means, the target is as it was, and the same export goes on: a table that is complete is kept
+    /// if the store still has the same rows, and made again otherwise. All are compared at the end. `DROP SCHEMA
+    /// larder_export_NAME CASCADE` gives up.
+    ///
+    /// ```no_run
+    /// # let store = larder::Store::open_temp()?;
+    /// let export = || store.export_to_postgres("postgres://app@db.example/app").resumable(true);
+    /// let report = export().run().or_else(|error| if error.is_retryable() { export().run() } else { Err(error) })?;
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn resumable(mut self, resumable: bool) -> Self {
+        self.resumes = resumable;
+        self
+    }
+
+    /// Calls `f` at the start of each stage, before the rows of each table are written, and some ten times a second, on a
+    /// thread of the export.
     /// `ControlFlow::Break(())` cancels the export, and the target is as it was.
     pub fn progress(mut self, mut f: impl FnMut(&ExportProgress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.reporter = ProgressReporter::new(ExportProgress::at(ExportStage::Scan, 0));
@@ -187,7 +215,8 @@ impl<'s> ExportToPostgres<'s> {
         self.on_a_thread(site, true)
     }
 
-    fn on_a_thread(self, site: CallSite, writes: bool) -> Result<ExportReport> {
+    fn on_a_thread(mut self, site: CallSite, writes: bool) -> Result<ExportReport> {
+        self.staging = (self.resumes && writes).then(|| resume::staging(&self.schema));
         on_a_thread("larder-export", self.engine.path(), "an export", || {
             self.export(site, writes)
         })
@@ -245,6 +274,7 @@ impl<'s> ExportToPostgres<'s> {
                 create: table.create(&self.schema),
                 rows,
                 quarantined: 0,
+                resumed: false,
                 sha256: None,
             });
         }
@@ -275,14 +305,26 @@ impl<'s> ExportToPostgres<'s> {
             )));
         }
         let mut client = server.connect()?;
-        self.write(conn, server, &mut client, &mut schema, &mut report)?;
+        let set = client.batch_execute(SESSION);
+        set.map_err(|error| server.error("the settings of the session", error, Outcome::NotStarted))?;
+        // A server that is too old for it notices a broken connection later.
+        let _ = client.batch_execute("SET client_connection_check_interval = '2s'");
+        if self.resumes {
+            self.write_by_table(conn, server, &mut client, &mut schema, &mut report)?;
+        } else {
+            self.write(conn, server, &mut client, &mut schema, &mut report)?;
+        }
         report.is_written = true;
         Ok(report)
     }
 
     /// Reports a stage at its start, so that a short one is seen too.
     fn enter(&self, stage: ExportStage) -> Result<()> {
-        match self.reporter.report(ExportProgress::at(stage, 0)) {
+        self.report(stage, 0)
+    }
+
+    fn report(&self, stage: ExportStage, rows: u64) -> Result<()> {
+        match self.reporter.report(ExportProgress::at(stage, rows)) {
             ControlFlow::Continue(()) => Ok(()),
             // The reporter says why.
             ControlFlow::Break(()) => Err(Error::Cancelled { work: OPERATION }),
@@ -298,8 +340,6 @@ impl<'s> ExportToPostgres<'s> {
         report: &mut ExportReport,
     ) -> Result<()> {
         let failed = |what: &str, error| server.error(what, error, Outcome::RolledBack);
-        let set = client.batch_execute(SESSION);
-        set.map_err(|error| server.error("the settings of the session", error, Outcome::NotStarted))?;
         let begun = client.transaction();
         let mut tx = begun.map_err(|error| failed("BEGIN", error))?;
         if self.schema != "public" {
@@ -309,40 +349,65 @@ impl<'s> ExportToPostgres<'s> {
         for (table, exported) in schema.tables.iter_mut().zip(&mut report.tables) {
             self.create(server, &mut tx, table, exported, &mut report.notes)?;
         }
-        let mut quarantine = Quarantine::new(self.on_misfit == OnMisfit::Quarantine && !report.misfits.is_empty());
+        self.make_quarantine(server, &mut tx, schema)?;
         let mut copied = 0;
         self.enter(ExportStage::Copy)?;
         for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
-            exported.quarantined = self.copy(conn, server, &mut tx, table, &mut copied, &mut quarantine)?;
+            exported.quarantined = self.copy(conn, server, &mut tx, table, &mut copied)?.set_aside;
+            self.send_aside(conn, server, &mut tx, table)?;
         }
-        quarantine.write(server, &mut tx, &self.schema)?;
+        self.enter(ExportStage::Index)?;
         for table in &schema.tables {
-            for key in table.keys(&self.schema) {
-                let made = tx.batch_execute(&key);
-                made.map_err(|error| failed(&format!("a key of table {}", table.name), error))?;
+            self.keys(server, &mut tx, table)?;
+        }
+        self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
+        let mut compared = 0;
+        self.enter(ExportStage::Compare)?;
+        self.compare_aside(conn, server, &mut tx, schema)?;
+        for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
+            match self.compare(conn, server, &mut tx, table, &mut compared)? {
+                Compared::Same(sha256) => exported.sha256 = Some(sha256),
+                Compared::Differs(what) => return Err(differs(server, table, &what)),
             }
-            self.sequence(conn, server, &mut tx, table)?;
+        }
+        commit(server, tx)
+    }
+
+    /// Makes the keys of a table, and the statistics by which the server plans how to read it.
+    fn keys(&self, server: &Server, tx: &mut Transaction<'_>, table: &Table) -> Result<()> {
+        let schema = self.working_schema();
+        let analyze = format!("ANALYZE {}", table.qualified(schema));
+        for statement in table.keys(schema).into_iter().chain([analyze]) {
+            let made = tx.batch_execute(&statement);
+            let what = format!("a key of table {}", table.name);
+            made.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the sequences, and makes what loses no row if it fails.
+    fn finish(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        tx: &mut Transaction<'_>,
+        schema: &Schema,
+        notes: &mut Vec<ExportNote>,
+    ) -> Result<()> {
+        for table in &schema.tables {
+            self.sequence(conn, server, tx, table)?;
         }
         for table in &schema.tables {
             for (what, statement) in self.later(schema, table) {
-                attempt(server, &mut tx, &what, statement, &mut report.notes)?;
+                attempt(server, tx, &what, statement, notes)?;
             }
         }
-        let mut compared = 0;
-        self.enter(ExportStage::Compare)?;
-        quarantine.compare(server, &mut tx, &self.schema)?;
-        for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
-            exported.sha256 = Some(self.compare(conn, server, &mut tx, table, &mut compared)?);
-        }
-        // The server checks what is deferred here.
-        tx.commit().map_err(|error| {
-            let outcome = if error.as_db_error().is_some() {
-                Outcome::RolledBack
-            } else {
-                Outcome::Unknown
-            };
-            server.error("COMMIT", error, outcome)
-        })
+        Ok(())
+    }
+
+    /// The schema in which the tables are made.
+    fn working_schema(&self) -> &str {
+        self.staging.as_deref().unwrap_or(&self.schema)
     }
 
     /// Makes a table; without its generated columns, if the server refuses their expressions.
@@ -356,7 +421,7 @@ impl<'s> ExportToPostgres<'s> {
     ) -> Result<()> {
         let failed = |error| server.error(&format!("table {}", exported.name), error, Outcome::RolledBack);
         let mut savepoint = tx.transaction().map_err(failed)?;
-        match savepoint.batch_execute(&exported.create) {
+        match savepoint.batch_execute(&table.create(self.working_schema())) {
             Ok(()) => savepoint.commit().map_err(failed),
             Err(error)
                 if error.as_db_error().is_some() && table.columns.iter().any(|column| column.generated.is_some()) =>
@@ -372,9 +437,8 @@ impl<'s> ExportToPostgres<'s> {
                         ),
                     });
                 }
-                let create = table.create(&self.schema);
-                tx.batch_execute(&create).map_err(failed)?;
-                exported.create = create;
+                tx.batch_execute(&table.create(self.working_schema())).map_err(failed)?;
+                exported.create = table.create(&self.schema);
                 Ok(())
             }
             Err(error) => Err(failed(error)),
@@ -405,7 +469,7 @@ impl<'s> ExportToPostgres<'s> {
         }
         let set = "SELECT setval(pg_get_serial_sequence($1, $2), $3)";
         let column = &table.columns[table.key[0]].target;
-        let done = tx.execute(set, &[&table.qualified(&self.schema), column, &last]);
+        let done = tx.execute(set, &[&table.qualified(self.working_schema()), column, &last]);
         done.map_err(|error| {
             server.error(
                 &format!("the sequence of table {}", table.name),
@@ -420,15 +484,11 @@ impl<'s> ExportToPostgres<'s> {
     /// translation.
     fn later(&self, schema: &Schema, table: &Table) -> Vec<(String, Option<String>)> {
         let mut all = Vec::new();
+        let at = self.working_schema();
         for index in table.indexes.iter().filter(|index| !index.is_constraint) {
-            all.push((format!("index {}", index.name), table.index(index, &self.schema)));
+            all.push((format!("index {}", index.name), table.index(index, at)));
         }
-        all.extend(
-            table
-                .nocase_keys(&self.schema)
-                .into_iter()
-                .map(|(what, sql)| (what, Some(sql))),
-        );
+        all.extend(table.nocase_keys(at).into_iter().map(|(what, sql)| (what, Some(sql))));
         let columns: Vec<&Column> = table.columns.iter().collect();
         for check in table
             .checks
@@ -436,8 +496,7 @@ impl<'s> ExportToPostgres<'s> {
             .filter(|check| !expression::is_implied(check, &table.columns))
         {
             let translated = expression::translated(check, &columns);
-            let alter =
-                translated.map(|text| format!("ALTER TABLE {} ADD CHECK ({text})", table.qualified(&self.schema)));
+            let alter = translated.map(|text| format!("ALTER TABLE {} ADD CHECK ({text})", table.qualified(at)));
             all.push((format!("check of table {}: {}", table.name, sql::shown(check)), alter));
         }
         for key in &table.foreign_keys {
@@ -445,7 +504,7 @@ impl<'s> ExportToPostgres<'s> {
                 .tables
                 .iter()
                 .find(|parent| parent.name.eq_ignore_ascii_case(&key.parent));
-            let alter = parent.and_then(|parent| table.foreign_key(key, parent, &self.schema));
+            let alter = parent.and_then(|parent| table.foreign_key(key, parent, at));
             all.push((format!("foreign key of table {} to {}", table.name, key.parent), alter));
         }
         all
@@ -459,6 +518,15 @@ impl<'s> ExportToPostgres<'s> {
         }
         Ok(())
     }
+
+    /// Calls the progress callback if it is due, during a wait.
+    fn poll(&self) -> Result<()> {
+        match self.reporter.poll() {
+            ControlFlow::Continue(()) => Ok(()),
+            // The reporter says why.
+            ControlFlow::Break(()) => Err(Error::Cancelled { work: OPERATION }),
+        }
+    }
 }
 
 impl ExportProgress {
@@ -469,6 +537,18 @@ impl ExportProgress {
             elapsed: Duration::ZERO,
         }
     }
+}
+
+fn commit(server: &Server, tx: Transaction<'_>) -> Result<()> {
+    // The server checks what is deferred here.
+    tx.commit().map_err(|error| {
+        let outcome = if error.as_db_error().is_some() {
+            Outcome::RolledBack
+        } else {
+            Outcome::Unknown
+        };
+        server.error("COMMIT", error, outcome)
+    })
 }
 
 /// A note about what has no translation.

@@ -1,13 +1,17 @@
-//! Rows that are set aside: [`Quarantine`].
+//! Rows that are set aside: they are not in their table at the server, but in one of their own.
 
 use std::io::Write as _;
+use std::sync::atomic::AtomicBool;
 
 use postgres::Transaction;
+use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
-use super::compare::{CopyRows, Row, Rows};
-use super::copy::COPY_HEAD;
-use super::schema::{Column, Table};
+use super::compare::{Unordered, sum};
+use super::copy::{COPY_END, COPY_HEAD};
+use super::scan::{TableRow, each};
+use super::schema::{Column, Schema, Table};
+use super::{ExportStage, ExportToPostgres, OnMisfit};
 use crate::connection::sql_text::{quoted, string};
 use crate::error::{Outcome, Result};
 use crate::postgres::canonical::Value;
@@ -17,105 +21,70 @@ use crate::postgres::url::Server;
 /// The table at the server.
 pub(super) const NAME: &str = "larder_quarantine";
 
-/// Rows that are not in their table at the server, as SQL that puts them there once their values are mended. They are kept
-/// in memory until the other rows are sent.
-pub(super) struct Quarantine {
-    is_on: bool,
-    rows: Vec<[Value<'static>; 4]>,
-}
+impl ExportToPostgres<'_> {
+    /// Whether rows of a table are set aside.
+    pub(super) fn sets_aside(&self, table: &Table) -> bool {
+        self.on_misfit == OnMisfit::Quarantine && table.has_misfits
+    }
 
-impl Quarantine {
-    pub(super) fn new(is_on: bool) -> Self {
-        Self {
-            is_on,
-            rows: Vec::new(),
+    /// Makes the table, if rows are set aside and it is not there.
+    pub(super) fn make_quarantine(&self, server: &Server, tx: &mut Transaction<'_>, schema: &Schema) -> Result<()> {
+        if !schema.tables.iter().any(|table| self.sets_aside(table)) {
+            return Ok(());
         }
+        let create = table().create(self.working_schema());
+        let create = create.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
+        let made = tx.batch_execute(&create);
+        made.map_err(|error| server.error(&format!("table {NAME}"), error, Outcome::RolledBack))
     }
 
-    /// Number of rows.
-    pub(super) fn rows(&self) -> u64 {
-        self.rows.len() as u64
-    }
-
-    /// Takes a row if it does not fit, and returns whether it did.
-    pub(super) fn take(&mut self, table: &Table, rowid: Option<i64>, values: &[ValueRef<'_>]) -> Result<bool> {
-        if !self.is_on || !table.is_set_aside(values) {
-            return Ok(false);
-        }
-        let misfits = values.iter().enumerate().filter_map(|(at, value)| {
-            let misfit = table.fit(at, *value).err()?;
-            Some(format!("{}: {}", table.columns[at].name, misfit.reason()))
-        });
-        let reasons: Vec<String> = misfits.collect();
-        let columns = table
-            .columns
-            .iter()
-            .zip(values)
-            .filter(|(column, _)| !column.is_generated);
-        let (names, literals): (Vec<String>, Vec<String>) = columns
-            .map(|(column, value)| (quoted(&column.name), literal(*value)))
-            .unzip();
-        let statement = format!(
-            "INSERT INTO {}({}) VALUES ({})",
-            quoted(&table.name),
-            names.join(", "),
-            literals.join(", ")
-        );
-        self.rows.push([
-            Value::Text(table.name.clone().into()),
-            rowid.map_or(Value::Null, Value::Integer),
-            Value::Text(reasons.join("; ").into()),
-            Value::Text(statement.into()),
-        ]);
-        Ok(true)
-    }
-
-    /// Makes the table, and sends the rows.
-    pub(super) fn write(&self, server: &Server, tx: &mut Transaction<'_>, schema: &str) -> Result<()> {
-        if self.rows.is_empty() {
+    /// Sends the rows of a table that are set aside: as SQL that puts them into it once their values are mended. They are read
+    /// once more, so that none is kept in memory.
+    pub(super) fn send_aside(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        tx: &mut Transaction<'_>,
+        of: &Table,
+    ) -> Result<()> {
+        if !self.sets_aside(of) {
             return Ok(());
         }
         let failed = |error| server.error(&format!("table {NAME}"), error, Outcome::RolledBack);
-        let table = table();
-        tx.batch_execute(&table.create(schema)).map_err(failed)?;
-        let mut writer = tx.copy_in(&table.copy_in(schema)).map_err(failed)?;
         let broken = |error| server.broken(&format!("the rows of table {NAME}"), error);
+        let mut writer = tx.copy_in(&table().copy_in(self.working_schema())).map_err(failed)?;
         writer.write_all(COPY_HEAD).map_err(broken)?;
-        let mut field = Vec::new();
-        for row in &self.rows {
-            field.clear();
-            field.extend((row.len() as i16).to_be_bytes());
-            for (value, column) in row.iter().zip(&table.columns) {
-                append_field(value, column.kind, &mut field);
-            }
-            writer.write_all(&field).map_err(broken)?;
-        }
-        writer.write_all(&(-1_i16).to_be_bytes()).map_err(broken)?;
+        self.each_aside(conn, of, ExportStage::Copy, |row| writer.write_all(row).map_err(broken))?;
+        writer.write_all(&COPY_END).map_err(broken)?;
         writer.finish().map_err(failed)?;
         Ok(())
     }
 
-    /// Reads the rows back.
-    pub(super) fn compare(&self, server: &Server, tx: &mut Transaction<'_>, schema: &str) -> Result<()> {
-        if self.rows.is_empty() {
+    /// Reads the rows back, and the store's once more.
+    pub(super) fn compare_aside(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        tx: &mut Transaction<'_>,
+        schema: &Schema,
+    ) -> Result<()> {
+        let mut here = Unordered::default();
+        let tables = || schema.tables.iter().filter(|table| self.sets_aside(table));
+        for table in tables() {
+            self.each_aside(conn, table, ExportStage::Compare, |row| {
+                here.add(row);
+                Ok(())
+            })?;
+        }
+        if tables().next().is_none() {
             return Ok(());
         }
         let what = format!("reading table {NAME} back");
         let table = table();
-        let reader = tx.copy_out(&table.copy_out(schema));
+        let reader = tx.copy_out(&table.copy_out(self.working_schema()));
         let reader = reader.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
-        let broken = |error| server.broken(&what, error);
-        let mut theirs = CopyRows::begin(reader).map_err(broken)?;
-        let (mut here, mut there) = (Rows::new(false), Rows::new(false));
-        let mut row = Row::default();
-        for ours in &self.rows {
-            row.clear();
-            ours.iter().for_each(|value| row.push(value));
-            here.add(ours.len(), &row.bytes);
-        }
-        while theirs.next(&table.columns, &mut row).map_err(broken)? {
-            there.add(table.columns.len(), &row.bytes);
-        }
+        let there =
+            sum(reader, table.columns.len(), &AtomicBool::new(false)).map_err(|error| server.broken(&what, error))?;
         if here.finish() != there.finish() {
             return Err(server.failed(&format!(
                 "table {NAME} has other rows at the server; nothing was kept there"
@@ -123,6 +92,53 @@ impl Quarantine {
         }
         Ok(())
     }
+
+    /// Calls `f` with the rows that are set aside, as rows of a binary COPY.
+    fn each_aside(
+        &self,
+        conn: &Connection,
+        table: &Table,
+        stage: ExportStage,
+        mut f: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let (mut rows, mut bytes) = (0, Vec::new());
+        each(conn, &table.select(false), |row| {
+            if table.is_misfit(row)? {
+                bytes.clear();
+                append_aside(table, row, &mut bytes)?;
+                f(&bytes)?;
+            }
+            self.step(stage, &mut rows)
+        })
+    }
+}
+
+/// Appends the row of the quarantine that a row becomes: its table, its rowid, the reasons, its statement.
+fn append_aside(table: &Table, row: &TableRow<'_>, out: &mut Vec<u8>) -> Result<()> {
+    let (mut reasons, mut names, mut literals) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, column) in table.columns.iter().enumerate() {
+        let value = row.value(at)?;
+        if let Err(misfit) = table.check(at, value) {
+            reasons.push(format!("{}: {}", column.name, misfit.reason()));
+        }
+        if !column.is_generated {
+            names.push(quoted(&column.name));
+            literals.push(literal(value));
+        }
+    }
+    let statement = format!(
+        "INSERT INTO {}({}) VALUES ({})",
+        quoted(&table.name),
+        names.join(", "),
+        literals.join(", ")
+    );
+    out.extend(4_i16.to_be_bytes());
+    append_field(&Value::Text(table.name.as_str().into()), PgType::Text, out);
+    let rowid = row.rowid().map_or(Value::Null, Value::Integer);
+    append_field(&rowid, PgType::Int8, out);
+    append_field(&Value::Text(reasons.join("; ").into()), PgType::Text, out);
+    append_field(&Value::Text(statement.into()), PgType::Text, out);
+    Ok(())
 }
 
 fn table() -> Table {

@@ -40,6 +40,8 @@ pub struct ExportedTable {
     /// Number of rows that are in `larder_quarantine` instead, with
     /// [`OnMisfit::Quarantine`](crate::OnMisfit::Quarantine).
     pub quarantined: u64,
+    /// Whether an earlier run has sent its rows, with [`ExportToPostgres::resumable`](crate::ExportToPostgres::resumable).
+    pub resumed: bool,
     /// SHA-256 of the rows in hexadecimal: the same, as both sides were read. `None` in a dry run.
     pub sha256: Option<String>,
 }
@@ -101,6 +103,9 @@ impl fmt::Display for ExportReport {
             }
             if table.quarantined > 0 {
                 write!(f, ", {} of them set aside", table.quarantined)?;
+            }
+            if table.resumed {
+                write!(f, ", sent by an earlier run")?;
             }
             match &table.sha256 {
                 Some(sha256) => writeln!(f, ", sha256 {sha256}")?,

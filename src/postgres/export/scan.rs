@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::Connection;
 use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row};
 
 use super::schema::{self, Column, Table};
 use super::{ExportMisfit, ExportNote, ExportStage, ExportToPostgres, OnMisfit, expression};
 use crate::error::Result;
 use crate::postgres::canonical::Value;
-use crate::postgres::types::{Misfit, PgType, fit};
+use crate::postgres::types::{Misfit, NULL, PgType, append, append_field, check, fit};
+use crate::postgres::url::Server;
 
 impl ExportToPostgres<'_> {
-    /// Reads all rows of a table: for the types of its columns, and for the values that do not fit them.
+    /// Reads all rows of a table: for the types of its columns, and for the values that do not fit them. It reads them once,
+    /// and again if the values of a column without a clear type have given it another one on the way.
     pub(super) fn scan(
         &self,
         conn: &Connection,
@@ -20,19 +22,43 @@ impl ExportToPostgres<'_> {
         scanned: &mut u64,
         notes: &mut Vec<ExportNote>,
     ) -> Result<(u64, Vec<ExportMisfit>, bool)> {
+        let asked = |table: &str, column: &str| self.types.get(&(table.to_owned(), column.to_owned())).copied();
         let mut seen: Vec<Seen> = table.columns.iter().map(|_| Seen::default()).collect();
-        each(conn, table, |_, values| {
-            for (seen, value) in seen.iter_mut().zip(values) {
-                seen.add(*value, self.infers);
+        let is_asked: Vec<bool> = table
+            .columns
+            .iter_mut()
+            .map(|column| {
+                let asked = asked(&table.name, &column.name);
+                column.kind = asked.unwrap_or_else(|| kind_of(&column.declared, &[false; 5]));
+                asked.is_some()
+            })
+            .collect();
+        let (mut rows, mut found, mut again) = (0, Found::new(), false);
+        each(conn, &table.select(false), |row| {
+            rows += 1;
+            for (at, seen) in seen.iter_mut().enumerate() {
+                let value = row.value(at)?;
+                let had_values = seen.classes[1..] != [false; 4];
+                if seen.add(value, self.infers) && !is_asked[at] {
+                    let kind = kind_of(&table.columns[at].declared, &seen.classes);
+                    again |= had_values && kind != table.columns[at].kind;
+                    table.columns[at].kind = kind;
+                }
+                if let Err(misfit) = table.check(at, value) {
+                    found.entry((at, misfit)).or_insert((0, row.rowid())).0 += 1;
+                }
             }
             self.step(ExportStage::Scan, scanned)
         })?;
+        if again {
+            found = self.misfits(conn, table, scanned)?;
+        }
         for (at, seen) in seen.iter().enumerate() {
             let column = &table.columns[at];
-            let asked = self.types.get(&(table.name.clone(), column.name.clone())).copied();
-            let kind = asked.unwrap_or_else(|| kind_of(&column.declared, &seen.classes));
-            let inferred = match asked {
-                None if self.infers => inferred(table, column, kind, seen),
+            let kind = column.kind;
+            // All values fit a type that is inferred.
+            let inferred = match is_asked[at] {
+                false if self.infers => inferred(table, column, kind, seen),
                 _ => None,
             };
             if let Some((kind, reason)) = inferred {
@@ -53,7 +79,7 @@ impl ExportToPostgres<'_> {
         let types = &self.types;
         let name = table.name.clone();
         table.generate(|column| types.contains_key(&(name.clone(), column.name.clone())));
-        let (rows, found) = self.misfits(conn, table, scanned)?;
+        table.has_misfits = !found.is_empty();
         let listed = |table: &Table, found: Found| -> Vec<ExportMisfit> {
             let misfits = found
                 .into_iter()
@@ -88,7 +114,7 @@ impl ExportToPostgres<'_> {
         }
         if as_text {
             // Values that fitted before may not fit text: blobs, U+0000.
-            let (_, found) = self.misfits(conn, table, scanned)?;
+            let found = self.misfits(conn, table, scanned)?;
             fatal |= !found.is_empty();
             misfits.extend(listed(table, found));
             // An expression of numbers is none of text.
@@ -97,35 +123,41 @@ impl ExportToPostgres<'_> {
         Ok((rows, misfits, fatal))
     }
 
-    /// Counts the rows, and the values that do not fit.
-    fn misfits(&self, conn: &Connection, table: &Table, scanned: &mut u64) -> Result<(u64, Found)> {
+    /// Counts the values that do not fit.
+    fn misfits(&self, conn: &Connection, table: &Table, scanned: &mut u64) -> Result<Found> {
         let mut found = Found::new();
-        let mut rows = 0;
-        each(conn, table, |rowid, values| {
-            rows += 1;
-            for (at, value) in values.iter().enumerate() {
-                if let Err(misfit) = table.fit(at, *value) {
-                    found.entry((at, misfit)).or_insert((0, rowid)).0 += 1;
+        each(conn, &table.select(false), |row| {
+            for at in 0..table.columns.len() {
+                if let Err(misfit) = table.check(at, row.value(at)?) {
+                    found.entry((at, misfit)).or_insert((0, row.rowid())).0 += 1;
                 }
             }
             self.step(ExportStage::Scan, scanned)
         })?;
-        Ok((rows, found))
+        Ok(found)
     }
 }
 
-/// Calls `f` with each row of a table: its rowid and its values.
-pub(super) fn each(
-    conn: &Connection,
-    table: &Table,
-    mut f: impl FnMut(Option<i64>, &[ValueRef<'_>]) -> Result<()>,
-) -> Result<()> {
-    let mut statement = conn.prepare(&table.select())?;
+/// A row of [`Table::select`].
+pub(super) struct TableRow<'r>(&'r Row<'r>);
+
+impl<'r> TableRow<'r> {
+    pub(super) fn rowid(&self) -> Option<i64> {
+        self.0.get_ref(0).ok()?.as_i64().ok()
+    }
+
+    /// The value of a column, by its position in the table.
+    pub(super) fn value(&self, at: usize) -> Result<ValueRef<'r>> {
+        Ok(self.0.get_ref(at + 1)?)
+    }
+}
+
+/// Calls `f` with each row of [`Table::select`].
+pub(super) fn each(conn: &Connection, select: &str, mut f: impl FnMut(&TableRow<'_>) -> Result<()>) -> Result<()> {
+    let mut statement = conn.prepare(select)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let rowid = row.get_ref(0)?.as_i64().ok();
-        let values: rusqlite::Result<Vec<_>> = (1..=table.columns.len()).map(|at| row.get_ref(at)).collect();
-        f(rowid, &values?)?;
+        f(&TableRow(row))?;
     }
     Ok(())
 }
@@ -134,23 +166,67 @@ pub(super) fn each(
 type Found = BTreeMap<(usize, Misfit), (u64, Option<i64>)>;
 
 impl Table {
-    /// The value of a column as the server takes it.
-    pub(super) fn fit<'v>(&self, at: usize, value: ValueRef<'v>) -> std::result::Result<Value<'v>, Misfit> {
+    /// Whether a value of a column fits it.
+    pub(super) fn check(&self, at: usize, value: ValueRef<'_>) -> std::result::Result<(), Misfit> {
         let column = &self.columns[at];
         match value {
             ValueRef::Null if self.key.contains(&at) => Err(Misfit::NullKey),
-            ValueRef::Integer(number) if column.as_text => Ok(Value::Text(number.to_string().into())),
-            ValueRef::Real(number) if column.as_text => Ok(Value::Text(format!("{number:?}").into())),
-            value => fit(value, column.kind),
+            ValueRef::Integer(_) | ValueRef::Real(_) if column.as_text => Ok(()),
+            value => check(value, column.kind),
         }
     }
 
+    /// Appends a value of a column as a field of a binary COPY.
+    fn append(&self, at: usize, value: ValueRef<'_>, out: &mut Vec<u8>) -> std::result::Result<(), Misfit> {
+        let column = &self.columns[at];
+        match value {
+            ValueRef::Null if self.key.contains(&at) => return Err(Misfit::NullKey),
+            ValueRef::Integer(number) if column.as_text => {
+                append_field(&Value::Text(number.to_string().into()), column.kind, out);
+            }
+            ValueRef::Real(number) if column.as_text => {
+                append_field(&Value::Text(format!("{number:?}").into()), column.kind, out);
+            }
+            value => return append(value, column.kind, out),
+        }
+        Ok(())
+    }
+
+    /// Appends a row of a binary COPY with these columns. A value that does not fit is an error, as the scan of the same
+    /// rows has found them all, unless it becomes NULL.
+    pub(super) fn append_row(
+        &self,
+        server: &Server,
+        row: &TableRow<'_>,
+        columns: &[usize],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        out.extend_from_slice(&(columns.len() as i16).to_be_bytes());
+        for at in columns {
+            match self.append(*at, row.value(*at)?, out) {
+                Ok(()) => {}
+                Err(_) if self.columns[*at].misfits_are_null => out.extend_from_slice(&NULL),
+                Err(misfit) => {
+                    let (column, reason) = (&self.columns[*at].name, misfit.reason());
+                    let what = format!(
+                        "{}.{column}: {reason}, which the scan of the same rows has not found",
+                        self.name
+                    );
+                    return Err(server.failed(&what));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a row has a value that does not fit.
-    pub(super) fn is_set_aside(&self, values: &[ValueRef<'_>]) -> bool {
-        values
-            .iter()
-            .enumerate()
-            .any(|(at, value)| self.fit(at, *value).is_err())
+    pub(super) fn is_misfit(&self, row: &TableRow<'_>) -> Result<bool> {
+        for at in 0..self.columns.len() {
+            if self.check(at, row.value(at)?).is_err() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -176,14 +252,16 @@ impl Default for Seen {
 const BY_TEXT: [PgType; 3] = [PgType::Uuid, PgType::Date, PgType::Timestamptz];
 
 impl Seen {
-    fn add(&mut self, value: ValueRef<'_>, infers: bool) {
-        self.classes[class_index(value)] = true;
+    /// Returns whether it is the first value of its storage class.
+    fn add(&mut self, value: ValueRef<'_>, infers: bool) -> bool {
+        let is_first = !std::mem::replace(&mut self.classes[class_index(value)], true);
         self.is_bool &= !matches!(value, ValueRef::Integer(number) if !(0..=1).contains(&number));
         if infers && matches!(value, ValueRef::Text(_)) {
             for (fits, kind) in self.fits.iter_mut().zip(BY_TEXT) {
                 *fits = *fits && fit(value, kind).is_ok();
             }
         }
+        is_first
     }
 }
 

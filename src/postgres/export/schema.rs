@@ -24,6 +24,8 @@ pub(super) struct Table {
     pub(super) checks: Vec<Vec<Token>>,
     /// What ON CONFLICT says.
     pub(super) conflicts: Vec<String>,
+    /// Whether the scan found values that do not fit.
+    pub(super) has_misfits: bool,
 }
 
 #[derive(Clone)]
@@ -191,6 +193,7 @@ impl Table {
             foreign_keys: Vec::new(),
             checks: Vec::new(),
             conflicts: Vec::new(),
+            has_misfits: false,
         }
     }
 
@@ -239,6 +242,7 @@ impl Table {
             foreign_keys: foreign_keys(conn, &name, &text.deferrals)?,
             checks: text.checks,
             conflicts: text.conflicts,
+            has_misfits: false,
             has_identity,
             has_rowid,
             name,
@@ -265,9 +269,13 @@ impl Table {
         !self.key.is_empty() && self.key.iter().all(is_ordered)
     }
 
-    /// The statement that reads its rows in the order of the key, if it has one.
-    pub(super) fn select(&self) -> String {
-        let rowid = if self.has_rowid { "rowid" } else { "NULL" };
+    /// The statement that reads its rows: the rowid, then the columns. In the order of the key, if it has one and that is
+    /// asked for, and otherwise as they are stored.
+    pub(super) fn select(&self, by_key: bool) -> String {
+        let is_free = |name: &&str| !self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        // A column may have one of these names.
+        let rowid = ["rowid", "_rowid_", "oid"].into_iter().find(is_free);
+        let rowid = rowid.filter(|_| self.has_rowid);
         let columns: String = self
             .columns
             .iter()
@@ -278,12 +286,22 @@ impl Table {
             .iter()
             .map(|at| format!("{} COLLATE BINARY", quoted(&self.columns[*at].name)));
         let key: Vec<String> = key.collect();
-        let order = if key.is_empty() {
-            String::new()
-        } else {
-            format!(" ORDER BY {}", key.join(", "))
+        let order = match rowid {
+            _ if by_key && !key.is_empty() => format!(" ORDER BY {}", key.join(", ")),
+            Some(rowid) => format!(" ORDER BY {rowid}"),
+            None => String::new(),
         };
+        let rowid = rowid.unwrap_or("NULL");
         format!("SELECT {rowid}{columns} FROM main.{}{order}", quoted(&self.name))
+    }
+
+    /// The columns that are sent: the server makes the others.
+    pub(super) fn sent(&self) -> Vec<usize> {
+        let columns = self.columns.iter().enumerate();
+        columns
+            .filter(|(_, column)| column.generated.is_none())
+            .map(|(at, _)| at)
+            .collect()
     }
 
     /// The statement that reads its rows at the server, in the same order.

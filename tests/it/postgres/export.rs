@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use larder::rusqlite::params;
 use larder::{Error, ExportStage, OnMisfit, Options, Outcome, PgType, Store};
+use sha2::{Digest, Sha256};
 
 use crate::support::child::{Child, PATIENCE, Task, listen, tell};
 use crate::support::postgres::{Postgres, chinook};
@@ -98,6 +99,43 @@ fn export_keeps_rows_keys_and_constraints_and_lists_the_rest() {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!text.contains("by_name"), "{text}");
+}
+
+#[test]
+fn checksum_is_that_of_a_binary_copy() {
+    let Some(server) = Postgres::start() else { return };
+    let store = shop();
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE amounts(id TEXT PRIMARY KEY, n NUMERIC(10,2), t TEXT, f REAL);
+                 INSERT INTO amounts VALUES ('b', 0, '0.00', -0.0), ('a', 100000000, '-12345.6700', 1.5), ('z', NULL, '0.0001', 9e999)",
+            )
+        })
+        .unwrap();
+    let url = server.database("sums");
+    let export = store
+        .export_to_postgres(&url)
+        .column_type("amounts", "t", PgType::Numeric);
+    let report = export.run().unwrap();
+    for (table, columns, order) in [
+        ("customers", "id, name, email, born, balance, boss", "id"),
+        ("orders", "customer, number, note, amount, data", "customer, number"),
+        ("amounts", "id, n, t, f", "id COLLATE \"C\""),
+    ] {
+        let copy = format!("COPY (SELECT {columns} FROM {table} ORDER BY {order}) TO STDOUT (FORMAT binary)");
+        let output = server
+            .client("psql")
+            .args(["-X", "-q", "-d", &url, "-c", &copy])
+            .output()
+            .unwrap();
+        let sum: String = Sha256::digest(&output.stdout)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let exported = report.tables.iter().find(|exported| exported.name == table).unwrap();
+        assert_eq!(exported.sha256.as_ref(), Some(&sum), "{table}");
+    }
 }
 
 #[test]

@@ -60,7 +60,11 @@ fn rows_that_the_server_changes_are_found() {
             "IF NEW.id = 2 THEN NEW.s := 'b '; END IF;",
             "has other rows at the server",
         ),
-        (without, "IF NEW.id = 1 THEN RETURN NULL; END IF;", "is not there"),
+        (
+            without,
+            "IF NEW.id = 1 THEN RETURN NULL; END IF;",
+            "it has 2 rows at the server, 3 in the store",
+        ),
     ];
     for (at, (schema, body, wanted)) in cases.into_iter().enumerate() {
         let database = format!("spoil{at}");

@@ -3,5 +3,6 @@
 pub(crate) mod export;
 mod import;
 mod losses;
+pub(crate) mod resume;
 mod round_trip;
 mod tls;

@@ -42,6 +42,8 @@ const CHILDREN: &[(&str, Run)] = &[
     ("migrate::processes", crate::migrate::processes::child),
     #[cfg(feature = "postgres")]
     ("postgres::export", crate::postgres::export::child),
+    #[cfg(feature = "postgres")]
+    ("postgres::resume", crate::postgres::resume::child),
     ("process::access", crate::process::access::child),
     ("process::forking", crate::process::forking::child),
     ("process::thread_locals", crate::process::thread_locals::child),

@@ -1,0 +1,373 @@
+//! An export that goes on where it was broken off: [`ExportToPostgres::resumable`].
+//!
+//! The tables are made in a schema of the export's own, the staging schema, each in a transaction of its own with its rows and
+//! keys. Its comment says what it was made of. At the end, one transaction compares all tables, makes the rest, and moves them
+//! to their schema. So there are two kinds of states at the server: the staging schema with complete tables alone, or the
+//! target with all of them.
+//!
+//! A table that is complete from an earlier run is kept if the store still has the same rows, by their SHA-256, and if its
+//! statement is the same. All are compared at the end, row by row, whatever run has made them.
+//!
+//! The connection that exports holds an advisory lock of that name, so two exports never fill the same schema.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::{Client, Transaction};
+use rusqlite::Connection;
+use sha2::{Digest, Sha256};
+
+use super::compare::{Compared, differs};
+use super::schema::{Schema, Table, shortened};
+use super::{ExportNote, ExportReport, ExportStage, ExportToPostgres, ExportedTable, commit, quarantine};
+use crate::connection::sql_text::{quoted, string};
+use crate::error::{Error, Outcome, Result};
+use crate::postgres::url::Server;
+use crate::runtime::hex::hex;
+
+/// The comment of a staging schema.
+const MARK: &str = "larder: an export that is not complete";
+
+/// How long an export waits for the server to end the session of one that was killed.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often it looks.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the comment of a complete table says.
+#[derive(PartialEq, Eq)]
+struct Made {
+    /// SHA-256 of the statement that makes it.
+    create: String,
+    set_aside: u64,
+    /// SHA-256 of the rows that were sent.
+    sha256: String,
+}
+
+impl Made {
+    const PREFIX: &str = "larder export 1: ";
+
+    fn to_comment(&self) -> String {
+        format!("{}{} {} {}", Self::PREFIX, self.create, self.set_aside, self.sha256)
+    }
+
+    fn of_comment(comment: &str) -> Option<Self> {
+        let mut parts = comment.strip_prefix(Self::PREFIX)?.split(' ');
+        Some(Self {
+            create: parts.next()?.to_owned(),
+            set_aside: parts.next()?.parse().ok()?,
+            sha256: parts.next()?.to_owned(),
+        })
+    }
+}
+
+/// The staging schema of an export to a schema.
+pub(super) fn staging(schema: &str) -> String {
+    shortened(&format!("larder_export_{schema}"))
+}
+
+impl ExportToPostgres<'_> {
+    /// Exports table by table.
+    pub(super) fn write_by_table(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        client: &mut Client,
+        schema: &mut Schema,
+        report: &mut ExportReport,
+    ) -> Result<()> {
+        self.lock(server, client)?;
+        self.refuse_what_is_there(server, client, schema)?;
+        let made = self.staged(server, client, schema)?;
+        let mut copied = 0;
+        self.enter(ExportStage::Copy)?;
+        for (table, exported) in schema.tables.iter_mut().zip(&mut report.tables) {
+            let known = made.get(&table.target);
+            if let Some(known) = known
+                && self.is_complete(conn, server, table, known, &mut copied, &mut report.notes)?
+            {
+                exported.create = table.create(&self.schema);
+                exported.quarantined = known.set_aside;
+                exported.resumed = true;
+                continue;
+            }
+            self.make(conn, server, client, table, exported, &mut copied, &mut report.notes)?;
+        }
+        loop {
+            let notes = report.notes.len();
+            let Some((at, what)) = self.complete(conn, server, client, schema, report)? else {
+                return Ok(());
+            };
+            let (table, exported) = (&mut schema.tables[at], &mut report.tables[at]);
+            if !exported.resumed {
+                return Err(differs(server, table, &what));
+            }
+            // Another program has changed it at the server since the earlier run.
+            report.notes.truncate(notes);
+            exported.resumed = false;
+            self.make(conn, server, client, table, exported, &mut copied, &mut report.notes)?;
+        }
+    }
+
+    /// Takes the advisory lock of the staging schema. The server may not have noticed yet that an earlier run is gone.
+    fn lock(&self, server: &Server, client: &mut Client) -> Result<()> {
+        let digest = Sha256::digest(self.working_schema());
+        let key = digest
+            .iter()
+            .take(8)
+            .fold(0_i64, |key, byte| key << 8 | i64::from(*byte));
+        let began = Instant::now();
+        loop {
+            let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&key]);
+            let row = row.map_err(|error| server.error("the lock of the export", error, Outcome::NotStarted))?;
+            if row.get(0) {
+                return Ok(());
+            }
+            self.poll()?;
+            if began.elapsed() > LOCK_TIMEOUT {
+                return Err(Error::Postgres {
+                    what: format!(
+                        "another export fills the schema {}, or the server has not noticed yet that it is gone: try again \
+                         later",
+                        self.working_schema()
+                    ),
+                    server: server.to_string(),
+                    outcome: Outcome::NotStarted,
+                    retryable: true,
+                    source: None,
+                });
+            }
+            thread::sleep(LOCK_INTERVAL);
+        }
+    }
+
+    /// Refuses a target that has one of the tables, before hours of work rather than after.
+    fn refuse_what_is_there(&self, server: &Server, client: &mut Client, schema: &Schema) -> Result<()> {
+        let failed = |error| server.error("the tables of the target", error, Outcome::NotStarted);
+        let mut names: Vec<&str> = schema.tables.iter().map(|table| table.target.as_str()).collect();
+        if schema.tables.iter().any(|table| self.sets_aside(table)) {
+            names.push(quarantine::NAME);
+        }
+        let found = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname::text = $1 AND c.relname::text = ANY($2) ORDER BY 1 LIMIT 1";
+        let found = client.query_opt(found, &[&self.schema, &names]);
+        match found.map_err(failed)? {
+            Some(row) => {
+                let name: String = row.get(0);
+                Err(server.failed(&format!(
+                    "the schema {} has {name} already: export to another schema, or drop it",
+                    self.schema
+                )))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the staging schema, or reads which tables it has. Those that are no longer in the store are dropped.
+    fn staged(&self, server: &Server, client: &mut Client, schema: &Schema) -> Result<BTreeMap<String, Made>> {
+        let staging = self.working_schema();
+        let failed = |error| server.error(&format!("the schema {staging}"), error, Outcome::RolledBack);
+        let mut tx = client.transaction().map_err(failed)?;
+        let mark = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname::text = $1";
+        match tx.query_opt(mark, &[&staging]).map_err(failed)? {
+            None => {
+                let create = format!(
+                    "CREATE SCHEMA {0}; COMMENT ON SCHEMA {0} IS {1}",
+                    quoted(staging),
+                    string(MARK)
+                );
+                tx.batch_execute(&create).map_err(failed)?;
+            }
+            Some(row) if row.get::<_, Option<&str>>(0) == Some(MARK) => {}
+            Some(_) => {
+                return Err(server.failed(&format!(
+                    "the schema {staging}, in which the tables are made, is there and no export has made it: rename it"
+                )));
+            }
+        }
+        let tables = "SELECT c.relname::text, coalesce(obj_description(c.oid, 'pg_class'), '') FROM pg_class c
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname::text = $1 AND c.relkind = 'r'";
+        let mut made = BTreeMap::new();
+        let wanted: BTreeSet<&str> = schema.tables.iter().map(|table| table.target.as_str()).collect();
+        let sets_aside = schema.tables.iter().any(|table| self.sets_aside(table));
+        for row in tx.query(tables, &[&staging]).map_err(failed)? {
+            let name: String = row.get(0);
+            let is_kept = wanted.contains(name.as_str()) || name == quarantine::NAME && sets_aside;
+            if !is_kept {
+                let drop = format!("DROP TABLE {}.{}", quoted(staging), quoted(&name));
+                tx.batch_execute(&drop).map_err(failed)?;
+            } else if let Some(found) = Made::of_comment(row.get(1)) {
+                made.insert(name, found);
+            }
+        }
+        self.make_quarantine(server, &mut tx, schema)?;
+        let names: Vec<String> = schema.tables.iter().map(|table| string(&table.name)).collect();
+        self.forget_aside(
+            server,
+            &mut tx,
+            &format!("table_name <> ALL (ARRAY[{}]::text[])", names.join(", ")),
+        )?;
+        tx.commit().map_err(failed)?;
+        Ok(made)
+    }
+
+    /// Whether a table of an earlier run is what this one would make.
+    fn is_complete(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        table: &mut Table,
+        made: &Made,
+        copied: &mut u64,
+        notes: &mut Vec<ExportNote>,
+    ) -> Result<bool> {
+        if made.create != self.statement_hash(table) {
+            // The server may have refused its generated columns.
+            let generated: Vec<_> = table.columns.iter_mut().map(|column| column.generated.take()).collect();
+            if made.create != self.statement_hash(table) {
+                for (column, generated) in table.columns.iter_mut().zip(generated) {
+                    column.generated = generated;
+                }
+                return Ok(false);
+            }
+            let refused = table.columns.iter().zip(&generated).filter(|(_, made)| made.is_some());
+            notes.extend(refused.map(|(column, _)| ExportNote {
+                object: format!("column {}.{}", table.name, column.name),
+                instead: "an ordinary column with the values of now, since the server refused its expression".into(),
+            }));
+        }
+        Ok(made.sha256 == self.hash(conn, server, table, copied)?)
+    }
+
+    /// Deletes rows of the quarantine, if there is one.
+    fn forget_aside(&self, server: &Server, tx: &mut Transaction<'_>, which: &str) -> Result<()> {
+        let failed = |error| server.error(&format!("table {}", quarantine::NAME), error, Outcome::RolledBack);
+        let name = format!("{}.{}", quoted(self.working_schema()), quarantine::NAME);
+        let found = tx
+            .query_one("SELECT to_regclass($1) IS NOT NULL", &[&name])
+            .map_err(failed)?;
+        if found.get(0) {
+            let delete = format!("DELETE FROM {name} WHERE {which}");
+            tx.batch_execute(&delete).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn statement_hash(&self, table: &Table) -> String {
+        let keys = table.keys(self.working_schema()).join(";");
+        hex(&Sha256::digest(format!(
+            "{};{keys}",
+            table.create(self.working_schema())
+        )))
+    }
+
+    /// Makes a table with its rows and keys, in the place of what an earlier run has left.
+    #[allow(clippy::too_many_arguments, reason = "they are the two sides, and what is reported")]
+    fn make(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        client: &mut Client,
+        table: &mut Table,
+        exported: &mut ExportedTable,
+        copied: &mut u64,
+        notes: &mut Vec<ExportNote>,
+    ) -> Result<()> {
+        let failed = |error| server.error(&format!("table {}", exported.name), error, Outcome::RolledBack);
+        let qualified = table.qualified(self.working_schema());
+        let mut tx = client.transaction().map_err(failed)?;
+        let drop = format!("DROP TABLE IF EXISTS {qualified}");
+        tx.batch_execute(&drop).map_err(failed)?;
+        self.forget_aside(server, &mut tx, &format!("table_name = {}", string(&table.name)))?;
+        self.create(server, &mut tx, table, exported, notes)?;
+        let sent = self.copy(conn, server, &mut tx, table, copied)?;
+        self.send_aside(conn, server, &mut tx, table)?;
+        self.keys(server, &mut tx, table)?;
+        exported.quarantined = sent.set_aside;
+        let made = Made {
+            create: self.statement_hash(table),
+            set_aside: sent.set_aside,
+            sha256: sent.sha256,
+        };
+        let failed = |error| server.error(&format!("table {}", table.name), error, Outcome::RolledBack);
+        let comment = format!("COMMENT ON TABLE {qualified} IS {}", string(&made.to_comment()));
+        tx.batch_execute(&comment).map_err(failed)?;
+        // Only the staging schema may have it or not.
+        tx.commit().map_err(failed)
+    }
+
+    /// Compares all tables, makes the rest, and moves them to their schema. Returns the first table that differs, with what
+    /// differs.
+    fn complete(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        client: &mut Client,
+        schema: &Schema,
+        report: &mut ExportReport,
+    ) -> Result<Option<(usize, String)>> {
+        let mut tx = client
+            .transaction()
+            .map_err(|error| server.error("BEGIN", error, Outcome::RolledBack))?;
+        self.lock_tables(server, &mut tx, schema)?;
+        let mut compared = 0;
+        self.enter(ExportStage::Compare)?;
+        self.compare_aside(conn, server, &mut tx, schema)?;
+        for (at, table) in schema.tables.iter().enumerate() {
+            match self.compare(conn, server, &mut tx, table, &mut compared)? {
+                Compared::Same(sha256) => report.tables[at].sha256 = Some(sha256),
+                Compared::Differs(what) => return Ok(Some((at, what))),
+            }
+        }
+        self.enter(ExportStage::Index)?;
+        self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
+        self.move_tables(server, &mut tx, schema)?;
+        commit(server, tx)?;
+        Ok(None)
+    }
+
+    /// Keeps others from writing to the tables until the end.
+    fn lock_tables(&self, server: &Server, tx: &mut Transaction<'_>, schema: &Schema) -> Result<()> {
+        for table in &schema.tables {
+            let lock = format!(
+                "LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE",
+                table.qualified(self.working_schema())
+            );
+            let locked = tx.batch_execute(&lock);
+            locked.map_err(|error| server.error(&format!("table {}", table.name), error, Outcome::RolledBack))?;
+        }
+        Ok(())
+    }
+
+    fn move_tables(&self, server: &Server, tx: &mut Transaction<'_>, schema: &Schema) -> Result<()> {
+        let (staging, target) = (quoted(self.working_schema()), quoted(&self.schema));
+        let mut statements = Vec::new();
+        if self.schema != "public" {
+            statements.push(format!("CREATE SCHEMA IF NOT EXISTS {target}"));
+        }
+        for table in &schema.tables {
+            let qualified = table.qualified(self.working_schema());
+            statements.push(format!("COMMENT ON TABLE {qualified} IS NULL"));
+            statements.push(format!("ALTER TABLE {qualified} SET SCHEMA {target}"));
+        }
+        if schema.tables.iter().any(|table| self.sets_aside(table)) {
+            statements.push(format!(
+                "ALTER TABLE {staging}.{} SET SCHEMA {target}",
+                quarantine::NAME
+            ));
+        }
+        statements.push(format!("DROP SCHEMA {staging}"));
+        for statement in statements {
+            let done = tx.batch_execute(&statement);
+            done.map_err(|error| {
+                server.error(
+                    &format!("moving the tables to the schema {}", self.schema),
+                    error,
+                    Outcome::RolledBack,
+                )
+            })?;
+        }
+        Ok(())
+    }
+}

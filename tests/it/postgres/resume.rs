@@ -1,0 +1,270 @@
+//! Exports that go on where they were broken off.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::thread;
+
+use larder::{Error, ExportReport, ExportStage, ExportToPostgres, OnMisfit, Outcome, Store};
+
+use crate::support::child::{Child, Task, listen, tell};
+use crate::support::postgres::Postgres;
+
+/// Rows of each table.
+const ROWS: u64 = 100_000;
+
+/// Three tables, by name: the third one refers to the first.
+fn store(path: &Path) -> Store {
+    let store = Store::open(path).unwrap();
+    store
+        .write(|tx| {
+            tx.execute_batch(&format!(
+                "CREATE TABLE IF NOT EXISTS a(id INTEGER PRIMARY KEY AUTOINCREMENT, s TEXT);
+                 CREATE TABLE IF NOT EXISTS b(s TEXT, n);
+                 CREATE TABLE IF NOT EXISTS c(id INTEGER PRIMARY KEY, a INTEGER REFERENCES a(id), s TEXT);
+                 CREATE INDEX IF NOT EXISTS by_s ON c(s);
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})
+                 INSERT INTO a SELECT i, 'row ' || i FROM n;
+                 INSERT INTO b SELECT s, id FROM a;
+                 INSERT INTO c SELECT id, id, s FROM a"
+            ))
+        })
+        .unwrap();
+    store
+}
+
+fn export<'s>(store: &'s Store, url: &str) -> ExportToPostgres<'s> {
+    store.export_to_postgres(url).schema("app").resumable(true)
+}
+
+/// Breaks the export off once it has sent that many rows: with a multiple of [`ROWS`], at the start of a table.
+fn broken_off(store: &Store, url: &str, rows: u64) -> Error {
+    let export = export(store, url).progress(move |progress| match progress.stage {
+        ExportStage::Copy if progress.rows >= rows => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    export.run().unwrap_err()
+}
+
+fn resumed(report: &ExportReport) -> Vec<bool> {
+    report.tables.iter().map(|table| table.resumed).collect()
+}
+
+/// Tables of these schemas: those that are not complete are not seen by others.
+fn tables(server: &Postgres, database: &str, schema: &str) -> String {
+    let sql = format!(
+        "SELECT coalesce(string_agg(relname, ' ' ORDER BY relname), '') FROM pg_class c
+         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE nspname = '{schema}' AND relkind = 'r'"
+    );
+    server.run(database, &sql)
+}
+
+/// Everything is in its schema, and nothing is left of the export.
+fn is_whole(server: &Postgres, database: &str) {
+    assert_eq!(tables(server, database, "app"), "a b c");
+    let left = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'larder%'";
+    assert_eq!(server.run(database, left), "0");
+    let comments = "SELECT count(obj_description(oid, 'pg_class')) FROM pg_class WHERE relname IN ('a', 'b', 'c')";
+    assert_eq!(server.run(database, comments), "0");
+    let keys = "SELECT count(*) FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE nspname = 'app'";
+    assert_eq!(server.run(database, keys), "3");
+    assert_eq!(
+        server.run(database, "SELECT count(*) FROM app.c WHERE s = 'row 7'"),
+        "1"
+    );
+}
+
+#[test]
+fn broken_off_export_goes_on_with_the_tables_that_are_not_complete() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("app.db"));
+    let url = server.database("on");
+    let error = broken_off(&store, &url, ROWS);
+    assert!(matches!(error, Error::Cancelled { .. }), "{error}");
+    assert_eq!(tables(&server, "on", "app"), "");
+    assert_eq!(tables(&server, "on", "larder_export_app"), "a");
+    let report = export(&store, &url).run().unwrap();
+    assert_eq!(resumed(&report), [true, false, false]);
+    assert_eq!(report.rows(), 3 * ROWS);
+    assert!(
+        report.to_string().contains("a: 100000 rows, sent by an earlier run"),
+        "{report}"
+    );
+    assert!(
+        report
+            .tables
+            .iter()
+            .all(|table| table.create.starts_with("CREATE TABLE \"app\"."))
+    );
+    is_whole(&server, "on");
+    let next = "INSERT INTO app.a(s) VALUES ('x') RETURNING id";
+    assert_eq!(server.run("on", next), (ROWS + 1).to_string());
+    let error = export(&store, &url).run().unwrap_err();
+    assert!(error.to_string().contains("app has a already"), "{error}");
+}
+
+#[test]
+fn tables_that_have_changed_since_are_made_again() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("app.db"));
+    let url = server.database("changed");
+    broken_off(&store, &url, 2 * ROWS);
+    assert_eq!(tables(&server, "changed", "larder_export_app"), "a b");
+    store
+        .write(|tx| tx.execute("UPDATE b SET s = 'other' WHERE rowid = 70000", []))
+        .unwrap();
+    // A table that is gone, and one that the server has changed.
+    server.run("changed", "CREATE TABLE larder_export_app.old(x int)");
+    server.run("changed", "UPDATE larder_export_app.a SET s = 'y' WHERE id = 5");
+    let report = export(&store, &url).run().unwrap();
+    assert_eq!(resumed(&report), [false, false, false]);
+    is_whole(&server, "changed");
+    assert_eq!(server.run("changed", "SELECT s FROM app.a WHERE id = 5"), "row 5");
+    assert_eq!(
+        server.run("changed", "SELECT count(*) FROM app.b WHERE s = 'other'"),
+        "1"
+    );
+}
+
+#[test]
+fn rows_set_aside_are_kept_and_forgotten_with_their_table() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("app.db"));
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "UPDATE a SET s = x'00' WHERE id IN (3, 4); UPDATE c SET s = x'00' WHERE id = 9; UPDATE b SET s = x'01' WHERE rowid = 1",
+            )
+        })
+        .unwrap();
+    let url = server.database("aside");
+    let run = |rows: u64| {
+        let export = export(&store, &url).on_misfit(OnMisfit::Quarantine);
+        let export = export.progress(move |progress| match progress.stage {
+            ExportStage::Copy if progress.rows >= rows => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        export.run()
+    };
+    run(2 * ROWS).unwrap_err();
+    store
+        .write(|tx| tx.execute("UPDATE b SET s = 'mended' WHERE rowid = 1", []))
+        .unwrap();
+    let report = run(u64::MAX).unwrap();
+    assert_eq!(resumed(&report), [true, false, false]);
+    let aside: Vec<u64> = report.tables.iter().map(|table| table.quarantined).collect();
+    assert_eq!(aside, [2, 0, 1]);
+    let rows = "SELECT string_agg(table_name || row_id, ' ' ORDER BY table_name, row_id) FROM app.larder_quarantine";
+    assert_eq!(server.run("aside", rows), "a3 a4 c9");
+}
+
+#[test]
+fn schema_that_no_export_has_made_is_left_alone() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("app.db"));
+    let url = server.database("theirs");
+    server.run(
+        "theirs",
+        "CREATE SCHEMA larder_export_app; CREATE TABLE larder_export_app.mine(x int)",
+    );
+    let error = export(&store, &url).run().unwrap_err();
+    assert!(error.to_string().contains("no export has made it"), "{error}");
+    assert_eq!(error.outcome(), Outcome::RolledBack);
+    assert_eq!(tables(&server, "theirs", "larder_export_app"), "mine");
+}
+
+/// Runs an export that waits at the start of the table `b` until `interrupt` was called, and returns its error.
+fn interrupted(store: &Store, url: &str, interrupt: impl FnOnce()) -> Error {
+    let (copying, is_copying) = channel();
+    let (go, goes) = channel::<()>();
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let mut waits = true;
+            let export = export(store, url).progress(move |progress| {
+                let is_there = progress.stage == ExportStage::Copy && progress.rows >= ROWS;
+                if is_there && std::mem::take(&mut waits) {
+                    copying.send(()).unwrap();
+                    // The other side may be gone, if its assertion has failed.
+                    let _ = goes.recv();
+                }
+                ControlFlow::Continue(())
+            });
+            export.run().unwrap_err()
+        });
+        is_copying.recv().unwrap();
+        interrupt();
+        go.send(()).unwrap();
+        thread.join().unwrap()
+    })
+}
+
+#[test]
+fn server_that_stops_in_the_middle_keeps_complete_tables() {
+    let Some(mut server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("app.db"));
+    let url = server.database("stopped");
+    let error = interrupted(&store, &url, || server.stop_at_once());
+    assert!(matches!(error, Error::Postgres { .. }), "{error}");
+    assert_eq!(error.outcome(), Outcome::RolledBack);
+    server.start_again();
+    assert_eq!(tables(&server, "stopped", "app"), "");
+    assert_eq!(tables(&server, "stopped", "larder_export_app"), "a");
+    let report = export(&store, &url).run().unwrap();
+    assert_eq!(resumed(&report), [true, false, false]);
+    is_whole(&server, "stopped");
+}
+
+#[test]
+fn broken_connection_keeps_complete_tables() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("app.db"));
+    let url = server.database("broken");
+    let end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name = 'larder'";
+    let error = interrupted(&store, &url, || assert_eq!(server.run("broken", end), "t"));
+    assert!(
+        error.is_retryable() && error.outcome() == Outcome::RolledBack,
+        "{error}"
+    );
+    assert_eq!(tables(&server, "broken", "app"), "");
+    assert_eq!(resumed(&export(&store, &url).run().unwrap()), [true, false, false]);
+    is_whole(&server, "broken");
+}
+
+#[test]
+fn killed_export_is_resumed() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    store(&path).close().unwrap();
+    let url = server.database("killed");
+    for _ in 0..2 {
+        let child = Child::start("postgres::resume", "export", &[path.to_str().unwrap(), &url]);
+        child.expect("copying");
+        child.kill();
+        assert_eq!(tables(&server, "killed", "app"), "");
+    }
+    let store = Store::open(&path).unwrap();
+    let report = export(&store, &url).run().unwrap();
+    assert!(report.tables[0].resumed, "{report}");
+    is_whole(&server, "killed");
+}
+
+/// Exports until the second table, of which the parent hears; and whether the first one is complete.
+pub(crate) fn child(task: &Task) {
+    let store = Store::open(&task.args[0]).unwrap();
+    let export = export(&store, &task.args[1]).progress(|progress| {
+        if progress.stage == ExportStage::Copy && progress.rows >= ROWS {
+            tell("copying");
+            listen();
+        }
+        ControlFlow::Continue(())
+    });
+    let _ = export.run();
+}
