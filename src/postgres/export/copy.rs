@@ -65,7 +65,7 @@ impl ExportToPostgres<'_> {
     ) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
         let what = &format!("the rows of table {}", table.name);
-        let writer = tx.copy_in(&table.copy_in(self.working_schema()));
+        let writer = tx.copy_in(&table.copy_in(self.working_schema(), true));
         let writer = writer.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
         let (full, to_send) = channel();
         let (emptied, empty) = channel();

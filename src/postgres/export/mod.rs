@@ -232,6 +232,8 @@ impl<'s> ExportToPostgres<'s> {
         let dedicated = self.engine.readers.dedicated(site)?;
         let made = dedicated.with_conn(|conn| {
             let _watching = self.reporter.watch(conn, dedicated.interrupt());
+            // All pages are read once or some times: in the memory of the process they would only count as its own.
+            conn.execute_batch("PRAGMA mmap_size = 0")?;
             self.of_snapshot(conn, &server, writes)
         });
         let made = self.reporter.end(OPERATION).and(made);

@@ -52,7 +52,9 @@ impl ExportToPostgres<'_> {
         }
         let failed = |error| server.error(&format!("table {NAME}"), error, Outcome::RolledBack);
         let broken = |error| server.broken(&format!("the rows of table {NAME}"), error);
-        let mut writer = tx.copy_in(&table().copy_in(self.working_schema())).map_err(failed)?;
+        let mut writer = tx
+            .copy_in(&table().copy_in(self.working_schema(), false))
+            .map_err(failed)?;
         writer.write_all(COPY_HEAD).map_err(broken)?;
         self.each_aside(conn, of, ExportStage::Copy, |row| writer.write_all(row).map_err(broken))?;
         writer.write_all(&COPY_END).map_err(broken)?;

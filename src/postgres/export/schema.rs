@@ -328,9 +328,12 @@ impl Table {
         )
     }
 
-    pub(super) fn copy_in(&self, schema: &str) -> String {
+    /// The statement that writes its rows. Those of a table that this transaction has made need no vacuum later: nothing
+    /// reads them before it commits.
+    pub(super) fn copy_in(&self, schema: &str, is_new: bool) -> String {
+        let freeze = if is_new { ", FREEZE" } else { "" };
         format!(
-            "COPY {} ({}) FROM STDIN (FORMAT binary)",
+            "COPY {} ({}) FROM STDIN (FORMAT binary{freeze})",
             self.qualified(schema),
             self.column_list(|column| column.generated.is_none())
         )

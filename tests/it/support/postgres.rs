@@ -261,7 +261,7 @@ fn run(bin: &Path, folder: &Path, port: u16, has_tls: bool, settings: &[&str]) -
     };
     command.arg("-p").arg(port.to_string());
     command.args(["-c", listen, "-c", tls]);
-    settings.iter().for_each(|setting| drop(command.args(["-c", setting])));
+    command.args(settings.iter().flat_map(|setting| ["-c", setting]));
     let log = fs::File::create(folder.join("log")).unwrap();
     let command = command
         .current_dir(folder)
