@@ -320,8 +320,9 @@ pub(crate) fn check(value: ValueRef<'_>, kind: PgType) -> Result<(), Misfit> {
     }
 }
 
-/// Appends a value as a field of a binary COPY, if it fits. Nothing is appended otherwise.
-pub(crate) fn append(value: ValueRef<'_>, kind: PgType, out: &mut Vec<u8>) -> Result<(), Misfit> {
+/// Appends a value as a field of a binary COPY, if it fits. Nothing is appended otherwise. Text that `is_checked` is not
+/// looked at again.
+pub(crate) fn append(value: ValueRef<'_>, kind: PgType, is_checked: bool, out: &mut Vec<u8>) -> Result<(), Misfit> {
     let fixed = |out: &mut Vec<u8>, bytes: [u8; 8]| {
         let [a, b, c, d, e, f, g, h] = bytes;
         out.extend_from_slice(&[0, 0, 0, 8, a, b, c, d, e, f, g, h]);
@@ -335,6 +336,7 @@ pub(crate) fn append(value: ValueRef<'_>, kind: PgType, out: &mut Vec<u8>) -> Re
         (PgType::Int8, ValueRef::Integer(number)) => fixed(out, number.to_be_bytes()),
         (PgType::Float8, ValueRef::Real(number)) => fixed(out, number.to_be_bytes()),
         (PgType::Bytea, ValueRef::Blob(bytes)) => sized(out, bytes),
+        (PgType::Text | PgType::Json, ValueRef::Text(bytes)) if is_checked => sized(out, bytes),
         (PgType::Text | PgType::Json, ValueRef::Text(bytes)) => {
             let text = std::str::from_utf8(bytes).map_err(|_| Misfit::Utf8)?;
             if text.contains('\0') {
@@ -505,7 +507,7 @@ mod tests {
             append_field(&value, kind, &mut field);
             assert_eq!(of_binary(kind, Some(&field[4..])), Some(value));
             let mut appended = Vec::new();
-            append(given, kind, &mut appended).unwrap();
+            append(given, kind, false, &mut appended).unwrap();
             assert_eq!(appended, field);
             assert_eq!(check(given, kind), Ok(()));
         }
@@ -532,7 +534,7 @@ mod tests {
         for (kind, value, misfit) in cases {
             assert_eq!(fit(value, kind), Err(misfit), "{kind:?} {value:?}");
             let mut out = Vec::new();
-            assert_eq!(append(value, kind, &mut out), Err(misfit));
+            assert_eq!(append(value, kind, false, &mut out), Err(misfit));
             assert_eq!(check(value, kind), Err(misfit));
             assert!(out.is_empty());
         }

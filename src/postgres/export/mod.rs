@@ -381,7 +381,7 @@ impl<'s> ExportToPostgres<'s> {
         let analyze = format!("ANALYZE {}", table.qualified(schema));
         for statement in table.keys(schema).into_iter().chain([analyze]) {
             let made = tx.batch_execute(&statement);
-            let what = format!("a key of table {}", table.name);
+            let what = format!("the keys and statistics of table {}", table.name);
             made.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
         }
         Ok(())

@@ -187,7 +187,8 @@ impl Table {
             ValueRef::Real(number) if column.as_text => {
                 append_field(&Value::Text(format!("{number:?}").into()), column.kind, out);
             }
-            value => return append(value, column.kind, out),
+            // The server checks text as well.
+            value => return append(value, column.kind, !self.has_misfits, out),
         }
         Ok(())
     }

@@ -324,35 +324,57 @@ fn many_rows(path: &std::path::Path) -> Store {
     store
 }
 
-#[test]
-fn server_that_stops_in_the_middle_has_nothing() {
-    let Some(mut server) = Postgres::start() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let store = many_rows(&folder.path().join("app.db"));
-    let url = server.database("stopped");
+/// Runs an export that waits before its first row until `interrupt` was called, and returns its error.
+fn interrupted(store: &Store, url: &str, interrupt: impl FnOnce()) -> Error {
     let (copying, is_copying) = std::sync::mpsc::channel();
     let (go, goes) = std::sync::mpsc::channel::<()>();
-    let error = thread::scope(|scope| {
+    thread::scope(|scope| {
         let export = scope.spawn(|| {
             let mut waits = true;
-            let export = store.export_to_postgres(&url).progress(move |progress| {
+            let export = store.export_to_postgres(url).progress(move |progress| {
                 if progress.stage == ExportStage::Copy && std::mem::take(&mut waits) {
                     copying.send(()).unwrap();
-                    goes.recv().unwrap();
+                    // The other side may be gone, if its assertion has failed.
+                    let _ = goes.recv();
                 }
                 ControlFlow::Continue(())
             });
             export.run().unwrap_err()
         });
         is_copying.recv().unwrap();
-        server.stop_at_once();
+        interrupt();
         go.send(()).unwrap();
         export.join().unwrap()
-    });
+    })
+}
+
+#[test]
+fn server_that_stops_in_the_middle_has_nothing() {
+    let Some(mut server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = many_rows(&folder.path().join("app.db"));
+    let url = server.database("stopped");
+    let error = interrupted(&store, &url, || server.stop_at_once());
     assert!(matches!(error, Error::Postgres { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::RolledBack);
     server.start_again();
     assert_eq!(tables(&server, "stopped"), "0");
+}
+
+#[test]
+fn broken_connection_leaves_nothing_and_can_be_tried_again() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = many_rows(&folder.path().join("app.db"));
+    let url = server.database("broken");
+    let end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name = 'larder'";
+    let error = interrupted(&store, &url, || assert_eq!(server.run("broken", end), "t"));
+    assert!(
+        error.is_retryable() && error.outcome() == Outcome::RolledBack,
+        "{error}"
+    );
+    assert_eq!(tables(&server, "broken"), "0");
+    assert_eq!(store.export_to_postgres(&url).run().unwrap().rows(), 300_000);
 }
 
 #[test]
