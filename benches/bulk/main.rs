@@ -1,16 +1,18 @@
 //! Many rows beside a caller that writes one row every 2 ms: `cargo bench --bench bulk`.
 //!
-//! Each row goes into a table with an index in random order. The ways take turns: all rows in one transaction; a loop of
-//! transactions of 1000 rows, on larder and on a `Mutex<Connection>`; `Store::bulk`. Each is measured alone and beside the
-//! caller, then the rows are deleted again. The same with tokio-rusqlite, in one run:
+//! The ways to insert rows into a table with an index in random order: all of them in one transaction; a loop of
+//! transactions of 1000 rows, on larder and on a `Mutex<Connection>`; `Store::bulk`. And a deletion by `Store::bulk`, of a
+//! table that was filled before the measurement. Each way runs alone and beside the caller, on a new database each time,
+//! and the ways take turns. The same with tokio-rusqlite, in one run:
 //! `cargo run --release --manifest-path benches/peers/bulk/Cargo.toml`.
 //!
-//! The output has the medians of all rounds: rows a second, what part that is of one transaction alone, how long the
-//! caller's writes took, and how large the log became. Of larder's ways, the writes during which no checkpoint ended are
-//! reported apart, too (`no cp`). A log larger than twice `Options::wal_limit` is marked.
+//! The output has the medians of all rounds: rows a second, and as a part of those of one transaction alone; the times of
+//! the caller's writes; the largest size of the log. For larder it also has the times of the writes during which no
+//! checkpoint ended (`no cp`). A log larger than twice `Options::wal_limit` is marked.
 //!
 //! `LARDER_BENCH_ROWS` (default 400,000), `LARDER_BENCH_ROUNDS` (default 5), `LARDER_BENCH_DIR` (default: the target
-//! folder), `LARDER_BENCH_WAYS` (parts of their names, with `;` between; before a full stop stands a whole name). Ten million rows in, and out again, once:
+//! folder), `LARDER_BENCH_WAYS` (parts of names, with `;` between; a name with a full stop behind it is a whole one). Ten
+//! million rows in, and ten million out, once:
 //!
 //! ```sh
 //! LARDER_BENCH_ROWS=10000000 LARDER_BENCH_ROUNDS=1 LARDER_BENCH_WAYS='bulk, beside.;bulk delete, beside.' \
