@@ -3,42 +3,18 @@
 //! Each file is read twice. The first pass finds the types, which needs all values: a code that is a number in a million
 //! lines may be `7B` in the next. The second one loads the rows, in slices beside whatever else writes.
 
-#[cfg(feature = "csv")]
 use std::fs::{self, File};
-#[cfg(feature = "csv")]
-use std::path::Path;
-use std::path::PathBuf;
-#[cfg(feature = "csv")]
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-#[cfg(feature = "csv")]
 use indicatif::ProgressBarIter;
-use larder::Store;
-#[cfg(feature = "csv")]
-use larder::{BulkCsv, CsvTypes};
+use larder::{BulkCsv, CsvTypes, Store};
 
-use crate::failure::Result;
-#[cfg(feature = "csv")]
-use crate::failure::{Context, one_line};
+use crate::failure::{Context, Result, one_line};
 use crate::made_up::Ingested;
-#[cfg(feature = "csv")]
 use crate::{load, progress};
 
-#[cfg(not(feature = "csv"))]
-pub(crate) fn check(paths: &[PathBuf]) -> Result<()> {
-    match paths {
-        [] => Ok(()),
-        [path, ..] => Err(format!("to load {}, build with `--features csv`", path.display()).into()),
-    }
-}
-
-#[cfg(not(feature = "csv"))]
-pub(crate) fn ingest(_: &Store, _: &[PathBuf]) -> Result<Vec<Ingested>> {
-    Ok(Vec::new())
-}
-
 /// Finds the most likely mistakes before the database is touched.
-#[cfg(feature = "csv")]
 pub(crate) fn check(paths: &[PathBuf]) -> Result<()> {
     let mut tables: Vec<(String, &Path)> = Vec::new();
     for path in paths {
@@ -59,7 +35,6 @@ pub(crate) fn check(paths: &[PathBuf]) -> Result<()> {
 }
 
 /// Loads each file into a table.
-#[cfg(feature = "csv")]
 pub(crate) fn ingest(store: &Store, paths: &[PathBuf]) -> Result<Vec<Ingested>> {
     // All files are examined first: a taken name must not be found after an hour of loading.
     let mut examined = Vec::new();
@@ -73,7 +48,6 @@ pub(crate) fn ingest(store: &Store, paths: &[PathBuf]) -> Result<Vec<Ingested>> 
     examined.into_iter().map(load).collect()
 }
 
-#[cfg(feature = "csv")]
 fn load_file(store: &Store, path: &Path, table: String, types: &CsvTypes) -> Result<Ingested> {
     let begun = Instant::now();
     let create = types.create_table(&table);
@@ -94,12 +68,10 @@ fn load_file(store: &Store, path: &Path, table: String, types: &CsvTypes) -> Res
 }
 
 /// A file as larder reads it. An empty field and `NA` are NULL.
-#[cfg(feature = "csv")]
 fn csv(store: &Store, path: &Path, doing: &str) -> Result<BulkCsv<ProgressBarIter<File>>> {
     Ok(store.bulk().csv(open(path, doing)?).nulls(["", "NA"]))
 }
 
-#[cfg(feature = "csv")]
 fn open(path: &Path, doing: &str) -> Result<ProgressBarIter<File>> {
     let cannot = || format!("cannot read {}", path.display());
     let metadata = fs::metadata(path).context(cannot)?;
@@ -112,7 +84,6 @@ fn open(path: &Path, doing: &str) -> Result<ProgressBarIter<File>> {
 }
 
 /// Appending could duplicate the existing rows, and dropping could lose them.
-#[cfg(feature = "csv")]
 fn refuse_taken(store: &Store, table: &str) -> Result<()> {
     let sql = "SELECT 1 FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE AND type <> 'trigger'";
     if store.read(|tx| tx.exists(sql, [table]))? {
@@ -126,7 +97,6 @@ fn refuse_taken(store: &Store, table: &str) -> Result<()> {
     Ok(())
 }
 
-#[cfg(feature = "csv")]
 fn table_name(path: &Path) -> Result<String> {
     match path.file_stem().map(|stem| stem.to_str()) {
         Some(Some(name)) => Ok(name.into()),

@@ -7,13 +7,14 @@
 //! It opens a store, loads CSV files into it, then reads and writes for five seconds and prints the results. Where to
 //! look:
 //!
-//! - `made_up.rs`: many rows, by a bulk job; `csv_file.rs`: CSV files, with the feature `csv`;
+//! - `made_up.rs`: many rows, by a bulk job; `csv_file.rs`: CSV files, with the feature `csv` (without it, `no_csv_file.rs`);
 //! - `load.rs`: threads that share one store, each with its own reads or writes;
 //! - `lookups.rs`: several queries in one snapshot, here about the schema;
 //! - `replica.rs`: a replica, from which a lost machine is restored;
 //! - `arguments.rs`, `failure.rs`, `report.rs`: everything else.
 
 mod arguments;
+#[cfg_attr(not(feature = "csv"), path = "no_csv_file.rs")]
 mod csv_file;
 mod failure;
 mod load;
