@@ -96,7 +96,7 @@ impl Seen {
             return;
         }
         let text = std::str::from_utf8(field).ok();
-        let text = text.filter(|text| !has_leading_zero(text));
+        let text = text.filter(|text| !loses_characters(text));
         if let Some(number) = text.and_then(integer) {
             self.integer = true;
             self.large |= number.unsigned_abs() > EXACT;
@@ -141,8 +141,8 @@ fn keeps_digits(text: &str) -> bool {
     real(text).is_some_and(|number| digits(text) == digits(&format!("{number:e}")))
 }
 
-/// `007` and `+7` are names, and would lose their first characters as numbers.
-fn has_leading_zero(text: &str) -> bool {
+/// Whether a number would not give the text back: `007`, `+7` and ` 7` are names, and would lose their first characters.
+fn loses_characters(text: &str) -> bool {
     let digits = text.trim_start_matches('-');
     text.trim() != text
         || text.starts_with('+')
