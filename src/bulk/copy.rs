@@ -23,7 +23,8 @@ const AHEAD: usize = 4;
 const STEPS: std::ffi::c_int = 1000;
 
 enum Sent {
-    Rows(Vec<Vec<Part>>, usize),
+    /// Each with the bytes of its values.
+    Rows(Vec<(Vec<Part>, usize)>),
     Failed(Error),
     End,
 }
@@ -100,17 +101,18 @@ fn read(
         }
         let values: rusqlite::Result<Vec<Part>> = (0..columns).map(|column| Part::read(row, column)).collect();
         let values = values.map_err(told)?;
-        bytes += row::bytes(&values);
-        batch.push(values);
+        let of_row = row::bytes(&values);
+        bytes += of_row;
+        batch.push((values, of_row));
         if batch.len() == BATCH_ROWS || bytes >= BATCH_BYTES {
-            if sender.send(Sent::Rows(std::mem::take(&mut batch), bytes)).is_err() {
+            if sender.send(Sent::Rows(std::mem::take(&mut batch))).is_err() {
                 return Ok(());
             }
             bytes = 0;
         }
     }
     if !batch.is_empty() {
-        let _ = sender.send(Sent::Rows(batch, bytes));
+        let _ = sender.send(Sent::Rows(batch));
     }
     Ok(())
 }
@@ -155,7 +157,7 @@ impl Source for Selected {
             return Ok(Step::End);
         };
         match batches.recv_timeout(CALLBACK_INTERVAL) {
-            Ok(Sent::Rows(rows, bytes)) => Ok(Step::Rows(rows, bytes)),
+            Ok(Sent::Rows(rows)) => Ok(Step::Rows(rows)),
             Ok(Sent::Failed(error)) => Err(error),
             Ok(Sent::End) => Ok(Step::End),
             Err(RecvTimeoutError::Timeout) => Ok(Step::Nothing),

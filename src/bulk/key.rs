@@ -38,6 +38,13 @@ impl ToSql for Part {
 }
 
 impl Part {
+    fn bytes(&self) -> usize {
+        match self {
+            Part::Text(bytes) | Part::Blob(bytes) => bytes.len(),
+            Part::Null | Part::Integer(_) | Part::Real(_) => 8,
+        }
+    }
+
     pub(super) fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<Self> {
         Ok(match row.get_ref(at)? {
             ValueRef::Null => Part::Null,
@@ -57,6 +64,7 @@ pub(super) enum KeyColumns {
     Declared { index: String, columns: Vec<KeyColumn> },
 }
 
+#[derive(Clone)]
 pub(super) struct KeyColumn {
     /// In quotes.
     pub(super) name: String,
@@ -203,6 +211,14 @@ impl Key {
         match self {
             Key::Rowid(rowid) => vec![rowid],
             Key::Columns(parts) => parts.iter().map(|part| part as &dyn ToSql).collect(),
+        }
+    }
+
+    /// The size of its values in bytes, as that of a row.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Key::Rowid(_) => 8,
+            Key::Columns(parts) => parts.iter().map(Part::bytes).sum(),
         }
     }
 

@@ -446,14 +446,9 @@ impl TableLook {
         }
         if self.is_without_rowid {
             let (index, columns) = self.primary.as_ref().ok_or("its primary key is not known")?;
-            let columns = columns.iter().map(|column| KeyColumn {
-                name: column.name.clone(),
-                collation: column.collation.clone(),
-                descends: column.descends,
-            });
             return Ok(KeyColumns::Declared {
                 index: index.clone(),
-                columns: columns.collect(),
+                columns: columns.clone(),
             });
         }
         let name = self.rowid_names().next().map(str::to_owned);
@@ -548,15 +543,14 @@ impl<P: BulkRow + Sync> Source for Keys<P> {
                 return Ok(Step::Nothing);
             }
         }
+        let of_values = row::bytes(&*self.values);
         let keys = self.ready.by_ref().take(BATCH_ROWS);
-        let rows: Vec<_> = keys
-            .map(|key| KeyRow {
-                values: Arc::clone(&self.values),
-                key,
-            })
-            .collect();
-        let bytes = rows.first().map_or(0, row::bytes) * rows.len();
-        Ok(Step::Rows(rows, bytes))
+        let rows = keys.map(|key| {
+            let bytes = of_values + key.bytes();
+            let values = Arc::clone(&self.values);
+            (KeyRow { values, key }, bytes)
+        });
+        Ok(Step::Rows(rows.collect()))
     }
 
     /// What a deletion has deleted is not found again.

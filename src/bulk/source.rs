@@ -55,8 +55,8 @@ pub(super) mod sealed {
 pub enum Step<R> {
     /// A row, and the bytes of its values.
     Row(R, usize),
-    /// Rows that were there at once, and the bytes of their values.
-    Rows(Vec<R>, usize),
+    /// Rows that were there at once, each with the bytes of its values.
+    Rows(Vec<(R, usize)>),
     /// No rows yet: the job may be over.
     Nothing,
     /// It needs to see the committed effect of all rows so far.
@@ -104,8 +104,8 @@ impl<R: BulkRow, I: Iterator<Item = R>> Source for Rows<I> {
     }
 }
 
-/// Leaves out what earlier runs have done, and puts the rows of a source into the feed, until there are none or the job is over. What it says and its panic go to
-/// the driver, after the rows before.
+/// Leaves out what earlier runs have done, and puts the rows of a source into the feed, until there are none or the job is
+/// over. Its error or panic goes to the driver, behind the rows before it.
 pub(super) fn give<S: Source>(source: &mut S, done: Resume, feed: &Feed<S::Row>) {
     let given = catch_unwind(AssertUnwindSafe(|| give_rows(source, done, feed)));
     feed.end(match given {
@@ -128,10 +128,9 @@ fn give_rows<S: Source>(source: &mut S, done: Resume, feed: &Feed<S::Row>) -> Re
         is_committed &= matches!(step, Step::Nothing);
         let put = match step {
             Step::Row(row, bytes) => feed.put(row, bytes),
-            Step::Rows(rows, bytes) => {
-                let each = bytes / rows.len().max(1);
+            Step::Rows(rows) => {
                 let mut rows = rows.into_iter();
-                rows.try_fold(false, |is_full, row| Ok(is_full | feed.put(row, each)?))
+                rows.try_fold(false, |is_full, (row, bytes)| Ok(is_full | feed.put(row, bytes)?))
             }
             Step::Nothing => feed.check().map(|()| false),
             Step::AfterCommit => {

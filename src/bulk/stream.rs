@@ -148,9 +148,9 @@ impl Giving {
         S: Stream,
         S::Item: BulkRow,
     {
-        let mut skip = match self.skip {
+        let skip = match &mut self.skip {
             Some(skip) => skip,
-            None => ready!(feed.poll_skip(context))?,
+            none => none.insert(ready!(feed.poll_skip(context))?),
         };
         for _ in 0..2 * BATCH_ROWS {
             ready!(feed.poll_room(context))?;
@@ -158,26 +158,22 @@ impl Giving {
             let row = match polled {
                 Ok(Poll::Ready(Some(row))) => row,
                 Ok(Poll::Ready(None)) => return self.end(feed, Ended::Done),
-                Ok(Poll::Pending) => {
-                    self.skip = Some(skip);
-                    return Poll::Pending;
-                }
+                Ok(Poll::Pending) => return Poll::Pending,
                 Err(panic) => return self.end(feed, Ended::Panicked(panic)),
             };
-            if skip > 0 {
-                skip -= 1;
-            } else {
-                // A ToSql and the hint are user code, too.
-                let looked = catch_unwind(AssertUnwindSafe(|| (row::bytes(&row), rows.size_hint())));
-                let (bytes, (least, most)) = match looked {
-                    Ok(looked) => looked,
-                    Err(panic) => return self.end(feed, Ended::Panicked(panic)),
-                };
-                if feed.put_polled(row, bytes) {
-                    feed.set_left((Some(least) == most).then_some(least as u64));
-                }
+            if *skip > 0 {
+                *skip -= 1;
+                continue;
             }
-            self.skip = Some(skip);
+            // A ToSql and the hint are user code, too.
+            let looked = catch_unwind(AssertUnwindSafe(|| (row::bytes(&row), rows.size_hint())));
+            let (bytes, (least, most)) = match looked {
+                Ok(looked) => looked,
+                Err(panic) => return self.end(feed, Ended::Panicked(panic)),
+            };
+            if feed.put_polled(row, bytes) {
+                feed.set_left((Some(least) == most).then_some(least as u64));
+            }
         }
         context.waker().wake_by_ref();
         Poll::Pending
