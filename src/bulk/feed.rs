@@ -20,8 +20,8 @@
 //! the slice or the driver, which notify it afterwards. A task has left its waker under the same lock.
 //!
 //! The driver waits for the first row, for a full batch, for a request to commit, or for the end of the source, all changed
-//! under the lock by the source, which notifies it; and for a time, by itself. The source notifies it only if `driver_waits`: the driver sets
-//! this under the lock before it waits.
+//! under the lock by the source, which notifies it; and for a time, by itself. The source notifies it only if
+//! `driver_waits`: the driver sets this under the lock before it waits.
 //!
 //! # Bounds
 //!
@@ -111,8 +111,8 @@ struct State<R> {
     skip: Option<u64>,
     /// The source waits until all its rows are committed.
     asks_for_commit: bool,
+    /// Taken by the driver at the end.
     ended: Option<Ended>,
-    has_ended: bool,
     /// The number of rows that the source has yet to give, if it is known.
     left: Option<u64>,
     /// No slice will be submitted.
@@ -147,9 +147,8 @@ pub(super) struct Over;
 enum Due {
     Now,
     In(Duration),
-    /// When the source says so.
+    /// When the source says so, unless it has ended.
     Open,
-    Never,
 }
 
 impl<R> State<R> {
@@ -180,11 +179,9 @@ impl<R> State<R> {
     }
 
     fn due(&self, room: &Room) -> Due {
-        let Some(since) = self.since else {
-            return if self.has_ended { Due::Never } else { Due::Open };
-        };
+        let Some(since) = self.since else { return Due::Open };
         let is_half_full = self.ready.len() * 2 >= room.batches || self.bytes >= room.bytes / 2;
-        if is_half_full || self.has_ended || self.asks_for_commit {
+        if is_half_full || self.ended.is_some() || self.asks_for_commit {
             return Due::Now;
         }
         match LINGER.checked_sub(since.elapsed()) {
@@ -218,7 +215,6 @@ impl<R> Feed<R> {
                 skip: None,
                 asks_for_commit: false,
                 ended: None,
-                has_ended: false,
                 left: None,
                 is_over: false,
                 waker: None,
@@ -320,7 +316,6 @@ impl<R> Feed<R> {
             return quietly(|| drop(ended));
         }
         state.ended = Some(ended);
-        state.has_ended = true;
         self.wake_driver(state);
     }
 }
@@ -392,8 +387,10 @@ impl<R> Feed<R> {
                     return Found::Rows;
                 }
                 Due::In(time) => time.min(left),
-                Due::Open => left,
-                Due::Never => return Found::End(state.ended.take().unwrap_or(Ended::Done)),
+                Due::Open => match state.ended.take() {
+                    Some(ended) => return Found::End(ended),
+                    None => left,
+                },
             };
             if left.is_zero() {
                 return Found::Nothing;
