@@ -151,11 +151,15 @@ fn look_up(tx: &ReadTx<'_>, table: &str) -> Result<(String, bool, Vec<Known>)> {
     let look = "SELECT name, type, hidden, \"notnull\", dflt_value IS NOT NULL, pk FROM pragma_table_xinfo(?1, 'main')";
     let all: Vec<(String, String, i64, bool, bool, i64)> = tx.all(look, [&table])?;
     let keys = all.iter().filter(|(.., key)| *key > 0).count();
+    // INTEGER PRIMARY KEY DESC has an index, and is a column like any other.
+    let look = "SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'";
+    let has_key_index = tx.exists(look, [&table])?;
     let known = all
         .into_iter()
         .map(|(name, declared, hidden, not_null, has_default, key)| {
             // SQLite gives such a key a value.
-            let is_rowid = key > 0 && keys == 1 && !without_rowid && declared.eq_ignore_ascii_case("INTEGER");
+            let is_rowid =
+                key > 0 && keys == 1 && !without_rowid && !has_key_index && declared.eq_ignore_ascii_case("INTEGER");
             Known {
                 is_hidden: hidden != 0,
                 is_key: key > 0,
