@@ -1,10 +1,11 @@
 //! What a sweep reads, all of it by the index: whether the table can be swept, the form of its times, and the oldest rows.
 //!
-//! A sweep walks over the old rows once: each look begins behind the last row of the one before. Rows of the same time are
-//! in the order of their rowids, if the index has no other column, so a look begins in the middle of them. Otherwise it
-//! reads all of them, up to [`MAX_TIES`], and passes over those that it has seen.
+//! A sweep walks over the old rows once, in the order of their times, and those of the same time in the order of their
+//! rowids: each look begins behind the last row of the one before. An index of the column alone has that order. If it has
+//! other columns, too, rows of one time are sorted here: all of them, if they fit into one look, and otherwise as many as
+//! [`AHEAD`], which SQLite finds among all of that time. They are kept for the next looks.
 
-use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::time::{Duration, UNIX_EPOCH};
 
 use rusqlite::types::Value;
@@ -29,9 +30,8 @@ const EARLIEST: i64 = 100_000_000;
 /// makes more of a difference.
 const STALE: Duration = Duration::from_secs(365 * 86_400);
 
-/// Rows of one time that a sweep passes over, if the index does not order them. Behind them it goes on with the next time,
-/// and the next sweep begins from the start.
-const MAX_TIES: usize = if cfg!(test) { 500 } else { 50_000 };
+/// Rows of one time that are read at once, if the index does not order them.
+const AHEAD: u64 = if cfg!(test) { 700 } else { 50_000 };
 
 /// The time of a row, and its rowid.
 pub(super) type OldRow = (Value, i64);
@@ -53,14 +53,34 @@ enum Ties {
 pub(super) struct Position {
     time: Value,
     rowid: i64,
-    /// The rows of that time, of [`Ties::Unknown`].
-    passed: HashSet<i64>,
 }
 
-impl Position {
-    /// Whether rows of that time may be passed over.
-    pub(super) fn is_full(&self) -> bool {
-        self.passed.len() >= MAX_TIES
+/// How far a sweep has walked.
+#[derive(Default)]
+pub(super) struct Walk {
+    /// The last row that was tried.
+    pub(super) position: Option<Position>,
+    /// Rows of one time that were read for the next looks, in the order of their rowids.
+    ahead: VecDeque<OldRow>,
+}
+
+impl Walk {
+    /// Begins behind that row.
+    pub(super) fn from(position: Option<Position>) -> Self {
+        Self {
+            position,
+            ahead: VecDeque::new(),
+        }
+    }
+
+    /// Goes on behind these rows.
+    pub(super) fn pass(&mut self, rows: &[OldRow]) {
+        if let Some((time, rowid)) = rows.last() {
+            self.position = Some(Position {
+                time: time.clone(),
+                rowid: *rowid,
+            });
+        }
     }
 }
 
@@ -252,8 +272,8 @@ impl Target {
         )
     }
 
-    /// The rows that are as old as `?3` and older than `?1`, at most `?2` of them: those behind the rowid `?4`, or all if
-    /// the index does not order them.
+    /// The rows that are as old as `?3` and older than `?1`, at most `?2` of them, in the order of their rowids: those behind
+    /// the rowid `?4`, or all if that is NULL and the index does not order them.
     fn tied(&self) -> Option<String> {
         let Self {
             table,
@@ -266,7 +286,7 @@ impl Target {
             Ties::None => return None,
             Ties::RowId => "AND rowid > ?4 ORDER BY rowid",
             Ties::RowIdDown => "AND rowid < ?4 ORDER BY rowid DESC",
-            Ties::Unknown => "AND ?4 IS NOT NULL",
+            Ties::Unknown => "AND (?4 IS NULL OR rowid > ?4) ORDER BY rowid",
         };
         Some(format!(
             "SELECT {column}, rowid FROM main.{table} {indexed} WHERE {ordered} = ?3 AND ?3 < ?1 {behind} LIMIT ?2"
@@ -327,59 +347,98 @@ impl Target {
         ))
     }
 
-    /// Returns the oldest rows that are older than the rule keeps them, at most so many, behind that position.
+    /// Returns the oldest rows that are older than the rule keeps them, at most so many, from there on.
     pub(super) fn old_rows(
         &self,
         tx: &ReadTx<'_>,
         rule: &RetainRule,
         now: Duration,
         form: Form,
-        position: Option<&Position>,
+        walk: &mut Walk,
         limit: u64,
     ) -> Result<Result<Vec<OldRow>, Refusal>> {
         let milliseconds = rule.options.milliseconds;
         let before = threshold(form, milliseconds, now, rule.keep);
-        let mut rows: Vec<OldRow> = Vec::new();
-        if let (Some(position), Some(tied)) = (position, self.tied())
-            && !position.is_full()
-        {
-            let with_passed = whole(limit).saturating_add(position.passed.len() as i64);
-            rows = tx.all(&tied, (&before, with_passed, &position.time, position.rowid))?;
-            rows.retain(|(_, rowid)| !position.passed.contains(rowid));
-            // Passed rows that are gone leave room for more.
-            rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        }
-        let left = whole(limit).saturating_sub(rows.len() as i64);
-        if left > 0 {
-            let oldest = self.oldest(position.is_some());
-            let more: Vec<OldRow> = match position {
-                None => tx.all(&oldest, (&before, left))?,
-                Some(position) => tx.all(&oldest, (&before, left, &position.time))?,
-            };
-            rows.extend(more);
-        }
+        let rows = match self.ties {
+            Ties::Unknown => self.sorted(tx, &before, walk, limit)?,
+            _ => self.ordered(tx, &before, walk.position.as_ref(), limit)?,
+        };
         let bad = rows
             .iter()
             .find_map(|(time, _)| self.check(time, form, milliseconds).err());
         Ok(bad.map_or(Ok(rows), Err))
     }
 
-    /// The position behind these rows.
-    pub(super) fn behind(&self, rows: &[OldRow], before: Option<Position>) -> Option<Position> {
-        let Some((time, rowid)) = rows.last() else {
-            return before;
+    /// By an index whose order is that of the walk.
+    fn ordered(&self, tx: &ReadTx<'_>, before: &Value, position: Option<&Position>, limit: u64) -> Result<Vec<OldRow>> {
+        let mut rows: Vec<OldRow> = match (position, self.tied()) {
+            (Some(position), Some(tied)) => tx.all(&tied, (before, whole(limit), &position.time, position.rowid))?,
+            _ => Vec::new(),
         };
-        let of_same_time = before.filter(|before| before.time == *time);
-        let mut passed = of_same_time.map(|before| before.passed).unwrap_or_default();
-        if self.ties == Ties::Unknown {
-            let of_same_time = rows.iter().rev().take_while(|(other, _)| other == time);
-            passed.extend(of_same_time.map(|(_, rowid)| *rowid));
+        let left = limit.saturating_sub(rows.len() as u64);
+        if left > 0 {
+            rows.extend(self.later(tx, before, position, left)?);
         }
-        Some(Position {
-            time: time.clone(),
-            rowid: *rowid,
-            passed,
-        })
+        Ok(rows)
+    }
+
+    /// By an index that orders rows of one time by other columns.
+    fn sorted(&self, tx: &ReadTx<'_>, before: &Value, walk: &mut Walk, limit: u64) -> Result<Vec<OldRow>> {
+        let Walk { position, ahead } = walk;
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let is_behind = |row: &OldRow, position: &Position| row.0 == position.time && row.1 > position.rowid;
+        if let Some(position) = position.as_ref() {
+            ahead.retain(|row| is_behind(row, position));
+            // The clock may have been set back.
+            if ahead.front().is_some_and(|(time, _)| !is_before(time, before)) {
+                ahead.clear();
+            }
+            if ahead.is_empty() {
+                *ahead = self.of_time(tx, before, &position.time, Some(position.rowid), limit)?;
+            }
+            if !ahead.is_empty() {
+                return Ok(ahead.iter().take(most).cloned().collect());
+            }
+        }
+        let mut rows = self.later(tx, before, position.as_ref(), limit)?;
+        if let Some((last, _)) = rows.last().filter(|_| rows.len() >= most) {
+            // There may be more of that time, of which these are any.
+            let last = last.clone();
+            let of_others = rows.iter().take_while(|(time, _)| *time != last).count();
+            rows.truncate(of_others);
+            if rows.is_empty() {
+                *ahead = self.of_time(tx, before, &last, None, limit)?;
+                return Ok(ahead.iter().take(most).cloned().collect());
+            }
+        }
+        rows.chunk_by_mut(|one, other| one.0 == other.0)
+            .for_each(|of_time| of_time.sort_unstable_by_key(|(_, rowid)| *rowid));
+        Ok(rows)
+    }
+
+    /// Rows of one time, sorted, for this look and some more.
+    fn of_time(
+        &self,
+        tx: &ReadTx<'_>,
+        before: &Value,
+        time: &Value,
+        behind: Option<i64>,
+        limit: u64,
+    ) -> Result<VecDeque<OldRow>> {
+        let Some(tied) = self.tied() else {
+            return Ok(VecDeque::new());
+        };
+        let rows: Vec<OldRow> = tx.all(&tied, (before, whole(limit.max(AHEAD)), time, behind))?;
+        Ok(rows.into())
+    }
+
+    /// The oldest rows that are younger than the position.
+    fn later(&self, tx: &ReadTx<'_>, before: &Value, position: Option<&Position>, limit: u64) -> Result<Vec<OldRow>> {
+        let oldest = self.oldest(position.is_some());
+        match position {
+            None => tx.all(&oldest, (before, whole(limit))),
+            Some(position) => tx.all(&oldest, (before, whole(limit), &position.time)),
+        }
     }
 
     fn check(&self, value: &Value, wanted: Form, milliseconds: bool) -> Result<(), Refusal> {
@@ -660,11 +719,17 @@ mod tests {
                 while let Some(row) = rows.next().unwrap() {
                     let step: String = row.get("detail").unwrap();
                     // In the order of the rowids, of which LIMIT takes one.
+                    // Of the rows of one time, by as many as are kept.
+                    if target.ties == Ties::Unknown && sql.contains("rowid > ?4") && step.starts_with("USE TEMP B-TREE")
+                    {
+                        continue;
+                    }
                     let is_end_of_table = sql.ends_with("LIMIT 1") && step == "SCAN main.t" && target.column == "key";
                     assert!(step.starts_with("SEARCH ") || is_end_of_table, "{sql}: {step}");
                     let is_by_rowid = step.ends_with("=? AND rowid>?)") || step.ends_with("=? AND rowid<?)");
                     let is_behind = sql.contains("rowid > ?4") || sql.contains("rowid < ?4");
-                    assert!(is_by_rowid || !is_behind, "{sql}: {step}");
+                    let is_sorted = target.ties == Ties::Unknown;
+                    assert!(is_by_rowid || is_sorted || !is_behind, "{sql}: {step}");
                 }
             }
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rusqlite::ffi;
 
 use super::clock_guard::{ClockGuard, Held, LONGEST_HOLD, Reading};
-use super::look::{self, Age, OldRow, Position, Refusal, Target};
+use super::look::{self, Age, OldRow, Position, Refusal, Target, Walk};
 use super::record::{self, Record};
 use super::{Retainer, Rule};
 use crate::bulk::feed::Feed;
@@ -114,8 +114,7 @@ struct Progress {
 }
 
 struct Sweep {
-    /// The last row that was tried.
-    position: Option<Position>,
+    walk: Walk,
     tried: u64,
     /// Old rows that have not gone.
     kept: u64,
@@ -123,8 +122,6 @@ struct Sweep {
     violating: u64,
     /// Whether it began with the oldest row.
     is_whole: bool,
-    /// Whether it may have passed over rows that it has not tried.
-    has_gaps: bool,
     began: Duration,
     running: Option<Running>,
 }
@@ -134,7 +131,6 @@ struct Sweep {
 struct Ended {
     kept: u64,
     violating: u64,
-    has_gaps: bool,
 }
 
 /// Old rows that have not gone.
@@ -192,12 +188,11 @@ impl Progress {
         let now = uptime();
         let left = self.left.as_ref().filter(|left| now < left.again);
         self.sweep.get_or_insert_with(|| Sweep {
-            position: left.map(|left| left.behind.clone()),
+            walk: Walk::from(left.map(|left| left.behind.clone())),
             tried: 0,
             kept: left.map_or(0, |left| left.rows),
             violating: left.map_or(0, |left| left.violating),
             is_whole: left.is_none(),
-            has_gaps: false,
             began: now,
             running: None,
         })
@@ -212,7 +207,6 @@ impl Progress {
         let ended = Ended {
             kept: sweep.kept,
             violating: sweep.violating,
-            has_gaps: sweep.has_gaps,
         };
         let now = uptime();
         let took = now.saturating_sub(sweep.began);
@@ -220,7 +214,7 @@ impl Progress {
             Some(left) if !sweep.is_whole => left.again,
             _ => now.saturating_add(pause(interval, took, sweep.kept, sweep.tried)),
         };
-        let behind = sweep.position.filter(|_| sweep.kept > 0 && !sweep.has_gaps);
+        let behind = sweep.walk.position.filter(|_| sweep.kept > 0);
         self.left = behind.map(|behind| Left {
             rows: sweep.kept,
             violating: sweep.violating,
@@ -300,21 +294,14 @@ impl Sweeper {
             Ok(Turn::GoesOn) => Duration::ZERO,
             Ok(Turn::MinuteIsOver) => progress.minute.0.saturating_add(MINUTE).saturating_sub(uptime()),
             Ok(Turn::Ended) => {
-                let Ended {
-                    kept,
-                    violating,
-                    has_gaps,
-                } = progress.end(interval);
+                let Ended { kept, violating } = progress.end(interval);
                 self.telemetry.retention.kept(rule.number, kept);
                 if violating > 0 {
                     let refusal = self.kept_by(rule, violating);
                     self.failed(rule, refusal, "constraint", false);
                     retry
                 } else {
-                    // Rows that were passed over are for the next sweep.
-                    if !has_gaps {
-                        self.telemetry.retention.succeeded(rule.number);
-                    }
+                    self.telemetry.retention.succeeded(rule.number);
                     interval
                 }
             }
@@ -433,8 +420,7 @@ impl Sweeper {
             sweep.kept += kept;
             sweep.violating += done.skipped.min(kept);
         }
-        sweep.position = target.behind(tried, sweep.position.take());
-        sweep.has_gaps |= sweep.position.as_ref().is_some_and(Position::is_full);
+        sweep.walk.pass(tried);
         progress.minute.1 += done.rows;
         let now = self.telemetry.counters.wal_bytes.get();
         // The log may have begun from its start.
@@ -476,8 +462,8 @@ impl Sweeper {
                     Age::Refused(refusal) => return Ok(Err(refusal)),
                 }
             }
-            let position = progress.sweep().position.as_ref();
-            let rows = target.old_rows(tx, &rule.what, now, form, position, limit)?;
+            let walk = &mut progress.sweep().walk;
+            let rows = target.old_rows(tx, &rule.what, now, form, walk, limit)?;
             Ok(rows.map(|rows| (target, rows)))
         })?;
         if found.is_ok() {

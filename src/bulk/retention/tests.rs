@@ -177,7 +177,7 @@ fn table_that_is_dropped_has_no_held_clock() {
     assert_eq!(rows(&store), 1);
 }
 
-/// A sweep passes over a part of them, of an index that does not order them.
+/// More than are read at once, of an index that does not order them.
 #[test]
 fn many_rows_of_one_time_go() {
     let store = Store::open_temp().unwrap();

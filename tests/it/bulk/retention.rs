@@ -710,6 +710,40 @@ fn rows_that_a_trigger_keeps_do_not_keep_a_sweep_going() {
 }
 
 /// Between the look and the deletion of a row, another one takes its place.
+/// Rows of one time are in the order of no index column. Those that stay hide no other one.
+#[test]
+fn many_rows_of_one_time_that_stay_hide_no_others() {
+    const KEPT: u64 = 60_000;
+    for index in ["t(at)", "t(at DESC)", "t(at, pad)", "t(at, pad DESC, id)"] {
+        let store = store(&format!(
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, at INTEGER, pad INTEGER, keeps INTEGER) STRICT;
+             CREATE INDEX t_by_at ON {index};
+             CREATE TRIGGER kept BEFORE DELETE ON t WHEN old.keeps BEGIN SELECT RAISE(ABORT, 'it stays'); END"
+        ));
+        let at = now() - 7200;
+        // Of one time: rows that go before those that stay, between and behind them, by each order. Then younger ones.
+        run(
+            &store,
+            &format!(
+                "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i <= {KEPT} + 3000)
+                 INSERT INTO t(at, pad, keeps)
+                     SELECT {at}, (i * 7919) % 64007, i BETWEEN 1001 AND 31000 OR i > 32000 AND i <= {KEPT} + 2000 FROM i;
+                 INSERT INTO t(at, pad, keeps) VALUES ({at} + 1, 1, 0), ({at} + 2, 1, 0), ({at} + 2, 2, 1), ({at} + 3, 1, 0)"
+            ),
+        );
+        let kept = count_of(&store, "t WHERE keeps");
+        assert_eq!(kept, KEPT + 1);
+        let _retention = store.retain_with(often(), "t", "at", HOUR).unwrap();
+        let stats = until(&store, |stats| failed(stats).is_some());
+        assert_eq!(
+            (count_of(&store, "t"), count_of(&store, "t WHERE keeps")),
+            (kept, kept),
+            "{index}"
+        );
+        assert_eq!(stats.retention[0].rows_kept, kept, "{index}");
+    }
+}
+
 #[test]
 fn row_that_has_changed_since_the_look_is_not_kept() {
     let store = store(&format!(
