@@ -11,13 +11,12 @@ use rusqlite::ffi;
 use super::cursor::Cursor;
 use super::feed::{Ended, Feed, Found};
 use super::handle::Handle;
-use super::report::{BulkProgress, BulkReport};
+use super::report::BulkReport;
 use super::row::BulkRow;
 use super::slice::{Budget, Done, Failed, Slice};
 use super::source::Resume;
-use super::{
-    ALONE_LOG, Bulk, CALLBACK_INTERVAL, LEAST_ROWS, MAX_VIOLATIONS, OnSkip, OnViolation, PATIENCE, Progress, SLICE_LOG,
-};
+use super::tracker::Tracker;
+use super::{ALONE_LOG, Bulk, CALLBACK_INTERVAL, LEAST_ROWS, OnViolation, PATIENCE, SLICE_LOG};
 use crate::error::{Error, Outcome, Result};
 use crate::options::WhenFull;
 use crate::queue::Submission;
@@ -53,14 +52,9 @@ pub(super) struct Driver<R> {
     share: f64,
     pause: Duration,
     max_skipped: u64,
-    on_skip: Option<OnSkip>,
     running: Running,
-    progress: Option<Progress>,
     is_cancelled: Arc<AtomicBool>,
-    report: BulkReport,
-    began: Instant,
-    /// The last call of the progress callback.
-    told: Instant,
+    tracker: Tracker,
     /// The last write of another thread.
     company: Option<Instant>,
     /// The next slice is not submitted before.
@@ -117,14 +111,10 @@ impl<R: BulkRow> Driver<R> {
             share: bulk.share,
             pause: bulk.pause,
             max_skipped: bulk.max_skipped,
-            on_skip: bulk.on_skip,
             feed,
             running,
-            progress: bulk.progress,
             is_cancelled: bulk.is_cancelled,
-            report: BulkReport::starting(done.rows),
-            began: Instant::now(),
-            told: Instant::now(),
+            tracker: Tracker::new(done.rows, bulk.progress, bulk.on_skip),
             company: None,
             not_before: None,
             rows: FIRST_ROWS,
@@ -159,45 +149,31 @@ impl<R: BulkRow> Driver<R> {
         }
     }
 
-    fn end(mut self) -> BulkReport {
+    fn end(self) -> BulkReport {
         // Before the name of the job is free: its source gives no row from then on.
         self.feed.over();
-        self.tell_end();
-        self.report.duration = self.began.elapsed();
-        self.report
-    }
-
-    /// Calls the progress callback for the last time.
-    fn tell_end(&mut self) {
-        if let Some(mut progress) = self.progress.take() {
-            let _ = progress(&BulkProgress::of(&self.report, self.began.elapsed(), None));
-        }
+        self.tracker.finish()
     }
 
     fn failed(&mut self, row: Option<u64>, line: Option<u64>, source: Error) -> Error {
-        self.tell_end();
-        Error::Bulk {
-            rows: self.report.rows,
-            resumed_from: self.report.resumed_from,
-            row,
-            line,
-            source: Box::new(source),
-        }
+        self.tracker.tell_end();
+        let report = &self.tracker.report;
+        Error::of_bulk((report.resumed_from, report.rows), row, line, source)
     }
 
     /// The number of rows before the next slice.
     fn position(&self) -> u64 {
-        self.report.resumed_from + self.report.rows
+        self.tracker.report.resumed_from + self.tracker.report.rows
     }
 
     /// Calls the progress callback, if it is due. Returns false if the job is cancelled.
     fn look(&mut self) -> Result<bool> {
-        self.tell();
-        self.report.cancelled |= self.is_cancelled.load(Relaxed);
+        let is_cancelled = self.tracker.tell(|| self.feed.left()) || self.is_cancelled.load(Relaxed);
+        self.tracker.report.cancelled |= is_cancelled;
         if self.store.shared.queue.is_closed() {
             return Err(self.failed(None, None, Error::Closed));
         }
-        Ok(!self.report.cancelled)
+        Ok(!self.tracker.report.cancelled)
     }
 
     /// Waits until the job has taken no more than its share.
@@ -232,8 +208,8 @@ impl<R: BulkRow> Driver<R> {
             shared: Arc::clone(&self.store.shared),
             sql: Arc::clone(&self.sql),
             on_violation: self.on_violation,
-            may_skip: self.max_skipped.saturating_sub(self.report.skipped),
-            names_all: self.on_skip.is_some(),
+            may_skip: self.max_skipped.saturating_sub(self.tracker.report.skipped),
+            names_all: self.tracker.names_all(),
             cursor: self.cursor.clone(),
             reached: Arc::clone(&self.reached),
             position: self.position(),
@@ -280,21 +256,19 @@ impl<R: BulkRow> Driver<R> {
     /// Counts a slice that is committed. Returns the row that fails the job.
     fn count(&mut self) -> Option<Failed> {
         let done = self.done.lock().take()?;
-        self.report.bytes += self.feed.committed() as u64;
+        let bytes = self.feed.committed();
         let others = self.note_company(&done);
         self.adapt(&done, others);
         self.pace(&done);
-        self.report.rows += done.rows;
-        self.report.changed += done.changed;
-        self.report.unchanged += done.rows - done.skipped - done.hit;
-        self.report.skipped += done.skipped;
-        self.report.bad_lines += done.bad_lines;
-        if let Some(on_skip) = &mut self.on_skip {
-            done.violations.iter().for_each(on_skip);
-        }
-        let room = MAX_VIOLATIONS - self.report.violations.len();
-        self.report.violations.extend(done.violations.into_iter().take(room));
-        self.report.slices += 1;
+        let report = &mut self.tracker.report;
+        report.bytes += bytes as u64;
+        report.rows += done.rows;
+        report.changed += done.changed;
+        report.unchanged += done.rows - done.skipped - done.hit;
+        report.skipped += done.skipped;
+        report.bad_lines += done.bad_lines;
+        report.slices += 1;
+        self.tracker.name(done.violations);
         done.failed
     }
 
@@ -358,16 +332,6 @@ impl<R: BulkRow> Driver<R> {
             pause = pause.max(took.mul_f64(1.0 / self.share - 1.0));
         }
         self.not_before = Instant::now().checked_add(pause).filter(|_| !pause.is_zero());
-    }
-
-    fn tell(&mut self) {
-        let Some(progress) = &mut self.progress else { return };
-        if self.told.elapsed() < CALLBACK_INTERVAL {
-            return;
-        }
-        self.told = Instant::now();
-        let now = BulkProgress::of(&self.report, self.began.elapsed(), self.feed.left());
-        self.report.cancelled |= progress(&now).is_break();
     }
 }
 

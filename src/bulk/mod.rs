@@ -57,6 +57,7 @@ mod slice;
 mod source;
 #[cfg(feature = "async")]
 mod stream;
+mod tracker;
 
 use std::ops::ControlFlow;
 use std::panic::{Location, resume_unwind};
@@ -554,7 +555,10 @@ impl<S: Source> BulkJob<S> {
         } = self;
         bulk.check()?;
         let site = CallSite::new(bulk.label.clone().map(Into::into), caller);
-        if let Some(made) = source.statement().map_err(Error::of_bulk)? {
+        if let Some(made) = source
+            .statement()
+            .map_err(|error| Error::of_bulk((0, 0), None, None, error))?
+        {
             sql = made;
         }
         let (driver, done) = Driver::start(bulk, sql, site, Arc::new(Feed::new(ROOM)))?;
@@ -577,13 +581,13 @@ impl<S: Source + Send + 'static> BulkJob<S> {
 }
 
 impl Error {
-    /// Why a job has not begun.
-    fn of_bulk(source: Self) -> Self {
+    /// Why a job has failed after so many rows of earlier runs and of this one, and the row and the line at which.
+    fn of_bulk((resumed_from, rows): (u64, u64), row: Option<u64>, line: Option<u64>, source: Self) -> Self {
         Error::Bulk {
-            rows: 0,
-            resumed_from: 0,
-            row: None,
-            line: None,
+            rows,
+            resumed_from,
+            row,
+            line,
             source: Box::new(source),
         }
     }

@@ -1,13 +1,13 @@
 //! A file in one transaction of the caller's: all lines or none.
 
 use std::io::Read;
-use std::time::Instant;
 
 use super::{BulkCsv, Lines, missing};
-use crate::bulk::report::{BulkProgress, BulkReport, Violation};
+use crate::bulk::report::{BulkReport, Violation};
 use crate::bulk::row;
 use crate::bulk::slice::write_row;
-use crate::bulk::{Bulk, CALLBACK_INTERVAL, MAX_VIOLATIONS, OnViolation};
+use crate::bulk::tracker::Tracker;
+use crate::bulk::{Bulk, OnViolation};
 use crate::error::{Error, Result};
 use crate::transaction::WriteTx;
 
@@ -65,17 +65,15 @@ impl<R: Read> BulkCsv<R> {
             lines: prepared.lines,
             on_violation,
             max_skipped,
-            progress,
-            on_skip,
-            report: BulkReport::starting(0),
-            began: Instant::now(),
-            told: Instant::now(),
+            tracker: Tracker::new(0, progress, on_skip),
         };
-        let ended = load.run(tx);
-        load.tell_end();
-        ended?;
-        load.report.duration = load.began.elapsed();
-        Ok(load.report)
+        match load.run(tx) {
+            Ok(()) => Ok(load.tracker.finish()),
+            Err(error) => {
+                load.tracker.tell_end();
+                Err(error)
+            }
+        }
     }
 }
 
@@ -84,12 +82,7 @@ struct Load<R> {
     lines: Lines<R>,
     on_violation: OnViolation,
     max_skipped: u64,
-    progress: Option<crate::bulk::Progress>,
-    on_skip: Option<crate::bulk::OnSkip>,
-    report: BulkReport,
-    began: Instant,
-    /// The last call of the progress callback.
-    told: Instant,
+    tracker: Tracker,
 }
 
 impl<R: Read> Load<R> {
@@ -97,77 +90,44 @@ impl<R: Read> Load<R> {
         let before = tx.total_changes();
         while self.lines.read().map_err(|error| failed(None, None, error))? {
             self.line(tx)?;
-            if self.report.rows.is_multiple_of(LINES) {
-                self.tell()?;
+            let is_due = self.tracker.report.rows.is_multiple_of(LINES);
+            if is_due && self.tracker.tell(|| self.lines.lines_left()) {
+                return Err(Error::Cancelled { work: "load" });
             }
         }
-        self.report.slices = 1;
-        self.report.changed = tx.total_changes() - before;
+        self.tracker.report.slices = 1;
+        self.tracker.report.changed = tx.total_changes() - before;
         Ok(())
     }
 
     fn line(&mut self, tx: &WriteTx<'_>) -> Result<()> {
         let line = self.lines.row();
-        let row = self.report.rows + 1;
-        self.report.bytes += row::bytes(&line) as u64;
+        let report = &mut self.tracker.report;
+        let row = report.rows + 1;
+        report.bytes += row::bytes(&line) as u64;
         let (hit, refused) =
             write_row(tx, &self.sql, &line, self.on_violation).map_err(|error| failed(None, None, error))?;
         let Some((error, policy)) = refused else {
-            self.report.rows = row;
-            self.report.unchanged += u64::from(!hit);
+            report.rows = row;
+            report.unchanged += u64::from(!hit);
             return Ok(());
         };
-        if policy == OnViolation::Fail || self.report.skipped >= self.max_skipped {
+        if policy == OnViolation::Fail || report.skipped >= self.max_skipped {
             return Err(failed(Some(row), Some(line.number), error));
         }
-        self.report.rows = row;
-        self.report.skipped += 1;
-        self.report.bad_lines += u64::from(line.values.is_err());
-        let violation = Violation {
+        report.rows = row;
+        report.skipped += 1;
+        report.bad_lines += u64::from(line.values.is_err());
+        self.tracker.name(vec![Violation {
             row,
             line: Some(line.number),
             error: error.to_string(),
-        };
-        if let Some(on_skip) = &mut self.on_skip {
-            on_skip(&violation);
-        }
-        if self.report.violations.len() < MAX_VIOLATIONS {
-            self.report.violations.push(violation);
-        }
+        }]);
         Ok(())
-    }
-
-    /// Calls the progress callback for the last time.
-    fn tell_end(&mut self) {
-        if let Some(mut progress) = self.progress.take() {
-            let _ = progress(&BulkProgress::of(&self.report, self.began.elapsed(), None));
-        }
-    }
-
-    /// Calls the progress callback, if it is due.
-    fn tell(&mut self) -> Result<()> {
-        let Some(progress) = &mut self.progress else {
-            return Ok(());
-        };
-        if self.told.elapsed() < CALLBACK_INTERVAL {
-            return Ok(());
-        }
-        self.told = Instant::now();
-        let now = BulkProgress::of(&self.report, self.began.elapsed(), self.lines.lines_left());
-        match progress(&now).is_break() {
-            true => Err(Error::Cancelled { work: "load" }),
-            false => Ok(()),
-        }
     }
 }
 
 /// No row stays.
 fn failed(row: Option<u64>, line: Option<u64>, source: Error) -> Error {
-    Error::Bulk {
-        rows: 0,
-        resumed_from: 0,
-        row,
-        line,
-        source: Box::new(source),
-    }
+    Error::of_bulk((0, 0), row, line, source)
 }
