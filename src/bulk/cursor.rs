@@ -7,7 +7,7 @@ use super::Resume;
 use super::handle::Handle;
 use super::key::Key;
 use crate::error::{Error, Result};
-use crate::transaction::WriteTx;
+use crate::transaction::{ReadTx, WriteTx};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS larder_bulk(
     name TEXT PRIMARY KEY, statement TEXT NOT NULL, rows INTEGER NOT NULL, last_key ANY, updated_at TEXT NOT NULL
@@ -32,7 +32,8 @@ impl Cursor {
             let begun = "SELECT statement, rows, last_key FROM larder_bulk WHERE name = ?1";
             let begun: Option<(String, i64, Value)> = tx.optional(begun, [&asked.name])?;
             match begun {
-                None => Ok(Resume::default()),
+                // It has created its table, or nothing yet.
+                None | Some((_, 0, _)) => Ok(Resume::default()),
                 Some((statement, rows, key)) if statement == asked.statement => Ok(Resume {
                     rows: rows.unsigned_abs(),
                     key: Key::from_value(key),
@@ -50,11 +51,33 @@ impl Cursor {
         Ok((cursor, done))
     }
 
+    /// In the transaction that creates the table of a job: it has begun, and written nothing. What an earlier run has
+    /// written is gone with its table.
+    #[cfg(feature = "csv")]
+    pub(super) fn begin(tx: &WriteTx<'_>, name: &str) -> Result<()> {
+        tx.execute_batch(CREATE)?;
+        let begin = "INSERT INTO larder_bulk(name, statement, rows, updated_at)
+                     VALUES (?1, '', 0, strftime('%Y-%m-%dT%H:%M:%fZ'))
+                     ON CONFLICT(name) DO UPDATE
+                     SET statement = '', rows = 0, last_key = NULL, updated_at = excluded.updated_at";
+        tx.execute(begin, [name])?;
+        Ok(())
+    }
+
+    /// Whether a job of that name has begun.
+    #[cfg(feature = "csv")]
+    pub(super) fn has_begun(tx: &ReadTx<'_>, name: &str) -> Result<bool> {
+        Ok(has_table(tx)? && tx.exists("SELECT 1 FROM larder_bulk WHERE name = ?1", [name])?)
+    }
+
     /// In the transaction of a slice that began at `before`. Fails if the row is elsewhere: another process runs the job.
     pub(super) fn save(&self, tx: &WriteTx<'_>, before: u64, done: Resume) -> Result<()> {
         let first = "INSERT INTO larder_bulk(name, statement, rows, last_key, updated_at)
                      VALUES (?1, ?2, ?3, ?4, strftime('%Y-%m-%dT%H:%M:%fZ'))
-                     ON CONFLICT(name) DO NOTHING";
+                     ON CONFLICT(name) DO UPDATE
+                     SET statement = excluded.statement, rows = excluded.rows, last_key = excluded.last_key,
+                         updated_at = excluded.updated_at
+                     WHERE larder_bulk.rows = 0";
         let next = "UPDATE larder_bulk
                     SET rows = ?3, last_key = ?4, updated_at = strftime('%Y-%m-%dT%H:%M:%fZ')
                     WHERE name = ?1 AND statement = ?2 AND rows = ?5";
@@ -64,17 +87,21 @@ impl Cursor {
             0 => tx.execute(first, (name, statement, rows, key))?,
             before => tx.execute(next, (name, statement, rows, key, before as i64))?,
         };
-        if saved == 1 {
-            return Ok(());
+        match saved {
+            1 => Ok(()),
+            _ => Err(self.moved()),
         }
-        Err(Error::Options {
+    }
+
+    fn moved(&self) -> Error {
+        Error::Options {
             option: "Bulk::resumable",
             problem: format!(
                 "the job {:?} is not where this run has left it: another process runs it, too, or it was forgotten. Run it in \
                  one process at a time",
                 self.name
             ),
-        })
+        }
     }
 
     /// Forgets the job. Returns the number of rows that it had written.
@@ -87,10 +114,7 @@ impl Cursor {
         }
         let name = name.to_owned();
         store.write(move |tx| {
-            if !tx.exists(
-                "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'larder_bulk'",
-                [],
-            )? {
+            if !has_table(tx)? {
                 return Ok(None);
             }
             let rows: Option<i64> =
@@ -98,4 +122,11 @@ impl Cursor {
             Ok(rows.map(i64::unsigned_abs))
         })
     }
+}
+
+fn has_table(tx: &ReadTx<'_>) -> Result<bool> {
+    tx.exists(
+        "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'larder_bulk'",
+        [],
+    )
 }

@@ -16,7 +16,7 @@ use super::row::BulkRow;
 use super::slice::{Budget, Done, Failed, Slice};
 use super::source::Resume;
 use super::tracker::Tracker;
-use super::{ALONE_LOG, Bulk, CALLBACK_INTERVAL, LEAST_ROWS, OnViolation, PATIENCE, SLICE_LOG};
+use super::{ALONE_LOG, Bulk, CALLBACK_INTERVAL, LEAST_ROWS, OnViolation, PATIENCE, SLICE_LOG, runs_already};
 use crate::error::{Error, Outcome, Result};
 use crate::options::WhenFull;
 use crate::queue::Submission;
@@ -88,13 +88,7 @@ impl<R: BulkRow> Driver<R> {
         let store = bulk.store;
         let name = bulk.name.as_deref();
         let running = store.telemetry.bulk.begin(name, site.to_string());
-        let running = running.ok_or_else(|| Error::Options {
-            option: "Bulk::resumable",
-            problem: format!(
-                "the job {:?} is running already in this store",
-                name.unwrap_or_default()
-            ),
-        })?;
+        let running = running.ok_or_else(|| runs_already(name.unwrap_or_default()))?;
         let (cursor, done) = match name {
             Some(name) => {
                 let (cursor, done) = Cursor::open(&store, name, &sql)?;

@@ -500,6 +500,15 @@ impl Bulk {
         })
     }
 
+    /// Refuses a second job of one name, before it has done anything. [`Driver::start`] decides.
+    #[cfg(feature = "csv")]
+    fn check_name(&self) -> Result<()> {
+        match &self.name {
+            Some(name) if self.store.telemetry.bulk.is_running(name) => Err(runs_already(name)),
+            _ => Ok(()),
+        }
+    }
+
     fn job<S: Source>(self, sql: String, source: S) -> BulkJob<S> {
         BulkJob {
             bulk: self,
@@ -590,6 +599,13 @@ impl Error {
             line,
             source: Box::new(source),
         }
+    }
+}
+
+fn runs_already(name: &str) -> Error {
+    Error::Options {
+        option: "Bulk::resumable",
+        problem: format!("the job {name:?} is running already in this store"),
     }
 }
 

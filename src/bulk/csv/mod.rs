@@ -4,6 +4,7 @@
 //! input.rs    the bytes of the file: byte order mark, quotes that stay open, numbers of lines
 //! columns.rs  the columns of the table and their types; a field as a value of its column
 //! types.rs    the types of a table that is to be created, by the values of the file
+//! create.rs   that table, created as the job begins
 //! whole.rs    a file in one transaction of the caller's
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! same rows, and the first error of the file is the one that is reported.
 
 mod columns;
+mod create;
 mod input;
 mod types;
 mod whole;
@@ -26,6 +28,7 @@ use rusqlite::ToSql;
 use rusqlite::types::Value;
 
 use self::columns::{Column, Field, OnExisting, Wanted};
+use self::create::NewTable;
 use self::input::Input;
 pub use self::types::CsvTypes;
 use super::row::{self, BulkRow};
@@ -92,6 +95,7 @@ pub struct BulkCsv<R> {
     opened: Option<Opened<R>>,
     size: Option<u64>,
     table: Option<String>,
+    create: Option<String>,
     columns: Option<Vec<String>>,
     has_header: bool,
     renamed: Vec<(String, String)>,
@@ -129,6 +133,7 @@ impl Bulk {
             opened: None,
             size: None,
             table: None,
+            create: None,
             columns: None,
             has_header: true,
             renamed: Vec::new(),
@@ -145,9 +150,35 @@ impl Bulk {
 }
 
 impl<R: Read> BulkCsv<R> {
-    /// The table, which exists already in the main database. It must be given.
+    /// The table, in the main database: it exists already, or [`create_table`](Self::create_table) creates it. It must be
+    /// given.
     pub fn into(mut self, table: impl Into<String>) -> Self {
         self.table = Some(table.into());
+        self
+    }
+
+    /// Creates the table as the job begins, by this `CREATE TABLE` statement: one of your own, or that of
+    /// [`CsvTypes::create_table`]. A table of that name that is there already is refused.
+    ///
+    /// A [resumable](Bulk::resumable) job notes in the same transaction that it has begun. So a later run of the same name
+    /// and with the same statement knows the table for its own, and goes on behind the lines that are there, also after
+    /// a kill in between. If the table was dropped since, it is created once more and loaded from the first line. A table
+    /// whose definition is another one by then is refused.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let file = b"carrier,name\n9E,Endeavor Air Inc.\nAA,American Airlines Inc.\n";
+    /// let load = || {
+    ///     let csv = store.bulk().resumable("airlines").csv(&file[..]).into("airlines");
+    ///     csv.create_table("CREATE TABLE airlines(carrier TEXT PRIMARY KEY, name TEXT) STRICT").run()
+    /// };
+    /// assert_eq!(load()?.rows, 2);
+    /// let again = load()?;
+    /// assert_eq!((again.resumed_from, again.rows), (2, 0));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn create_table(mut self, statement: impl Into<String>) -> Self {
+        self.create = Some(statement.into());
         self
     }
 
@@ -299,7 +330,8 @@ impl<R: Read> BulkCsv<R> {
     ///
     /// # Errors
     ///
-    /// - [`Error::Csv`]: the header does not fit the table, or cannot be read. Nothing was written.
+    /// - [`Error::Csv`]: the header does not fit the table, or cannot be read, or the table that is to be
+    ///   [created](Self::create_table) is there already. Nothing was written.
     /// - [`Error::Bulk`]: a line failed the job. It has the number of the line, how many rows are committed, and the reason:
     ///   [`Error::Csv`] for a bad line, otherwise see [`BulkJob::run`].
     /// - [`Error::Options`]: [`into`](Self::into) is missing, or the errors of [`BulkJob::run`].
@@ -313,14 +345,28 @@ impl<R: Read> BulkCsv<R> {
         self.job()?.run_at(caller)
     }
 
-    /// Looks up the table in a snapshot.
+    /// Looks up the table in a snapshot, or creates it.
     fn job(self) -> Result<BulkJob<Lines<R>>> {
         self.bulk.check()?;
-        let mut prepared = self.prepare()?;
-        let bulk = prepared.bulk;
-        let target = bulk.store.read(|tx| prepared.wanted.find(tx))?;
-        prepared.lines.columns = target.columns;
-        Ok(bulk.job(target.sql, prepared.lines))
+        let Prepared {
+            bulk,
+            mut lines,
+            wanted,
+            create,
+        } = self.prepare()?;
+        let target = match create {
+            None => bulk.store.read(|tx| wanted.find(tx))?,
+            Some(new) => {
+                bulk.check_name()?;
+                let job = bulk.name.clone();
+                bulk.store.write(move |tx| {
+                    new.create(tx, job.as_deref())?;
+                    wanted.find(tx)
+                })?
+            }
+        };
+        lines.columns = target.columns;
+        Ok(bulk.job(target.sql, lines))
     }
 
     /// Reads the header.
@@ -372,9 +418,11 @@ impl<R: Read> BulkCsv<R> {
         lines.nulls = self.nulls;
         lines.on_bad_line = self.on_bad_line;
         lines.size = self.size;
+        let create = self.create.map(|statement| NewTable::new(&table, statement));
         Ok(Prepared {
             bulk: self.bulk,
             lines,
+            create,
             wanted: Wanted {
                 table,
                 fields: fields(names, &self.renamed, &self.ignored)?,
@@ -390,6 +438,7 @@ struct Prepared<R> {
     bulk: Bulk,
     lines: Lines<R>,
     wanted: Wanted,
+    create: Option<NewTable>,
 }
 
 #[cfg(feature = "async")]

@@ -58,6 +58,9 @@ impl<R: Read> BulkCsv<R> {
                 "a load in one transaction has no part to go on behind: call BulkCsv::run",
             ));
         }
+        if let Some(new) = prepared.create {
+            new.create(tx, None)?;
+        }
         let target = prepared.wanted.find(tx)?;
         prepared.lines.columns = target.columns;
         let mut load = Load {

@@ -238,6 +238,108 @@ fn headers_that_do_not_fit_are_refused_with_names() {
     assert_eq!(count(&store), 0);
 }
 
+/// Its index makes it a column like any other, to which SQLite gives no value.
+#[test]
+fn key_that_is_no_rowid_is_required() {
+    let store = with("CREATE TABLE t(id INTEGER NOT NULL PRIMARY KEY DESC, text TEXT)");
+    let (_, message) = refusal(csv(&store, "text\na\n").run());
+    assert!(message.contains("no field is for id"), "{message}");
+    let store = with("CREATE TABLE t(id INTEGER NOT NULL PRIMARY KEY, text TEXT)");
+    assert_eq!(csv(&store, "text\na\n").run().unwrap().rows, 1);
+}
+
+const CREATE: &str = "CREATE TABLE made(n INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT";
+
+#[test]
+fn table_is_created_with_its_job() {
+    let store = Store::open_temp().unwrap();
+    let load = |name: Option<&str>, file: &str, create: &str| {
+        let bulk = match name {
+            Some(name) => store.bulk().resumable(name),
+            None => store.bulk(),
+        };
+        let csv = bulk.csv(file.as_bytes()).into("made").create_table(create);
+        csv.run()
+    };
+    let rows = || -> i64 { store.read(|tx| tx.scalar("SELECT count(*) FROM made", [])).unwrap() };
+    // A header that does not fit leaves no table.
+    let (_, message) = refusal(load(None, "n,other\n1,a\n", CREATE));
+    assert!(message.contains("no column \"other\""), "{message}");
+    // The row that fails the job is behind the table.
+    let error = load(Some("load"), "n,text\n1,a\n2,\n", CREATE).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Bulk {
+                rows: 1,
+                line: Some(3),
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let report = load(Some("load"), "n,text\n1,a\n2,b\n", &format!("{CREATE};")).unwrap();
+    assert_eq!((report.resumed_from, report.rows, rows()), (1, 1, 2));
+    // Neither a job without a name nor one of another name has created it.
+    for name in [None, Some("other")] {
+        let (_, message) = refusal(load(name, "n,text\n3,c\n", CREATE));
+        assert!(
+            message.contains("there is a table made already: leave BulkCsv::create_table out"),
+            "{message}"
+        );
+    }
+    let other = "CREATE TABLE made(n INTEGER PRIMARY KEY, text TEXT) STRICT";
+    let (_, message) = refusal(load(Some("load"), "n,text\n1,a\n2,b\n3,c\n", other));
+    assert!(message.contains("not as this job creates it"), "{message}");
+    // The rows are gone with the table, and so is what the job knew of them.
+    store.write(|tx| tx.execute_batch("DROP TABLE made")).unwrap();
+    let report = load(Some("load"), "n,text\n1,a\n2,b\n", CREATE).unwrap();
+    assert_eq!((report.resumed_from, report.rows, rows()), (0, 2, 2));
+    // A statement that creates another table changes nothing.
+    store.write(|tx| tx.execute_batch("DROP TABLE made")).unwrap();
+    let (_, message) = refusal(load(Some("load"), "n,text\n1,a\n", "CREATE TABLE else_where(n)"));
+    assert!(message.contains("no table made"), "{message}");
+    assert!(
+        !store
+            .read(|tx| tx.exists("SELECT 1 FROM sqlite_schema WHERE name = 'else_where'", []))
+            .unwrap()
+    );
+}
+
+/// A job that has created its table and written nothing is begun, whatever follows.
+#[test]
+fn job_that_has_only_created_its_table_goes_on() {
+    let store = Store::open_temp().unwrap();
+    let load = |file: &str| {
+        let csv = store.bulk().resumable("load").csv(file.as_bytes()).into("made");
+        csv.create_table(CREATE).run()
+    };
+    assert_eq!(load("n,text\n").unwrap().rows, 0);
+    assert!(load("n,text\nbad,a\n").is_err());
+    assert_eq!(load("n,text\n1,a\n").unwrap().rows, 1);
+    assert_eq!(store.bulk().forget("load").unwrap(), Some(1));
+    let (_, message) = refusal(load("n,text\n1,a\n"));
+    assert!(message.contains("there is a table made already"), "{message}");
+}
+
+#[test]
+fn table_is_created_in_the_transaction_of_its_load() {
+    let store = Store::open_temp().unwrap();
+    let file = "n,text\n1,a\n2,b\n";
+    let csv = || store.bulk().csv(file.as_bytes()).into("made").create_table(CREATE);
+    let first = csv();
+    let failed: larder::Result<()> = store.write(move |tx| {
+        first.run_in(tx)?;
+        tx.execute("INSERT INTO nothing VALUES (1)", []).map(drop)
+    });
+    assert!(failed.is_err());
+    let second = csv();
+    assert_eq!(store.write(move |tx| second.run_in(tx)).unwrap().rows, 2);
+    let third = csv();
+    let (_, message) = refusal(store.write(move |tx| third.run_in(tx)));
+    assert!(message.contains("there is a table made already"), "{message}");
+}
+
 #[test]
 fn file_with_a_header_alone_has_no_rows() {
     let store = store();

@@ -20,7 +20,7 @@ use larder::{Bulk, BulkCsv, BulkProgress, BulkReport, Error, OnViolation, Store,
 use serde::Serialize;
 
 use self::source::{Reader, Source, display};
-use self::table::{Declared, create};
+use self::table::Declared;
 use crate::args::{ImportArgs, OnConflict};
 use crate::failure::{Failure, Result, Verdict, with_flags};
 use crate::output::{Output, plain, size};
@@ -51,14 +51,16 @@ struct Imported {
 impl Imported {
     /// Adds the files up.
     fn total(mut self, ok: bool) -> Self {
-        let sum = |number: fn(&ImportedFile) -> u64| self.files.iter().map(number).sum();
-        (self.rows, self.skipped, self.bad) = (sum(|file| file.rows), sum(|file| file.skipped), sum(|file| file.bad));
+        self.rows = self.sum(|file| file.rows);
+        self.skipped = self.sum(|file| file.skipped);
+        self.bad = self.sum(|file| file.bad);
         self.ok = ok;
         self
     }
 
-    fn bad_lines(&self) -> u64 {
-        self.files.iter().map(|file| file.bad).sum()
+    /// A number of all files so far.
+    fn sum(&self, number: fn(&ImportedFile) -> u64) -> u64 {
+        self.files.iter().map(number).sum()
     }
 }
 
@@ -239,8 +241,8 @@ struct Told {
 struct Load {
     csv: BulkCsv<Reader>,
     report: ImportedFile,
-    /// Creates the table.
-    create: Option<String>,
+    /// Whether it creates the table.
+    creates: bool,
     told: Arc<Mutex<Told>>,
 }
 
@@ -331,6 +333,10 @@ impl Import {
             Some(declared) => declared.statement(&table, &header)?,
             None => None,
         };
+        let creates = create.is_some();
+        if let Some(statement) = create {
+            csv = csv.create_table(statement);
+        }
         Ok(Load {
             csv,
             report: ImportedFile {
@@ -338,7 +344,7 @@ impl Import {
                 table,
                 ..ImportedFile::default()
             },
-            create,
+            creates,
             told,
         })
     }
@@ -360,15 +366,12 @@ impl Import {
                 let Load {
                     csv,
                     mut report,
-                    create: statement,
+                    creates,
                     told,
                 } = load;
-                if let Some(statement) = &statement {
-                    create(tx, &report.table, statement)?;
-                }
                 let loaded = csv.run_in(tx).map_err(|error| in_file(&path, failure_of(error)))?;
                 report.take(&loaded);
-                report.created = statement.is_some();
+                report.created = creates;
                 for (line, problem) in &lock(&told).bad_lines {
                     report.name(*line, problem);
                 }
@@ -378,7 +381,7 @@ impl Import {
             if stop() {
                 return Err(Failure::Interrupted(String::new()).into());
             }
-            match done.bad_lines() > max_bad {
+            match done.sum(|file| file.bad) > max_bad {
                 true => Err(Stop::TooManyBad(done)),
                 false => Ok(done),
             }
@@ -399,13 +402,13 @@ impl Import {
     fn in_slices(mut self, sources: Vec<(Source, String)>) -> Result<Imported> {
         let mut done = Imported::default();
         for (source, table) in sources {
-            let committed: u64 = done.files.iter().map(|file| file.rows).sum();
+            let committed = done.sum(|file| file.rows);
             let path = source.path().to_owned();
             let mut bulk = self.store.bulk();
             bulk = bulk
                 .slice(SLICE)
                 .pause(SLICE)
-                .max_skipped(self.args.max_bad - done.bad_lines());
+                .max_skipped(self.args.max_bad - done.sum(|file| file.bad));
             if self.args.resumable {
                 // The same file from another folder.
                 let place = path.canonicalize();
@@ -421,15 +424,15 @@ impl Import {
             let Load {
                 csv,
                 mut report,
-                create: statement,
+                creates,
                 told,
             } = load;
-            if let Some(statement) = statement {
-                let table = report.table.clone();
-                let made = self.store.transact(move |tx| create(tx, &table, &statement));
-                made.map_err(|failure| after(committed, failure))?;
-                report.created = true;
-            }
+            // An earlier run with --resumable may have created it.
+            let exists = creates
+                && self
+                    .has_table(&report.table)
+                    .map_err(|error| after(committed, error.into()))?;
+            report.created = creates && !exists;
             let ended = csv.run();
             let told = lock(&told);
             for (line, problem) in &told.bad_lines {
@@ -471,6 +474,11 @@ impl Import {
         Ok(done.total(true))
     }
 
+    fn has_table(&self, table: &str) -> larder::Result<bool> {
+        let look = "SELECT 1 FROM pragma_table_list WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
+        self.store.read(|tx| tx.exists(look, [table]))
+    }
+
     fn is_interrupted(&self) -> bool {
         lock(&self.progress).is_interrupted()
     }
@@ -488,6 +496,10 @@ impl Import {
     fn stopped(&self, committed: u64, report: &ImportedFile) -> Failure {
         let go_on = match self.args.resumable {
             true => "the same command goes on behind them",
+            false if self.args.create_table => {
+                "to go on, import again with --on-conflict skip and without --create-table; with --resumable the same command \
+                 would go on by itself"
+            }
             false => {
                 "to go on, import again with --on-conflict skip; with --resumable the command would go on by itself"
             }

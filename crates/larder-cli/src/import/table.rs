@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use larder::{CsvTypes, WriteTx};
+use larder::CsvTypes;
 
 use crate::args::ImportArgs;
 use crate::failure::{Failure, Result};
@@ -73,18 +73,6 @@ impl Declared {
             .or_else(|| inferred().map(|kind| kind.name()));
         format!("{} {}", quoted(name), kind.unwrap_or("TEXT"))
     }
-}
-
-/// Runs such a statement.
-pub(crate) fn create(tx: &WriteTx<'_>, table: &str, statement: &str) -> Result<()> {
-    let look = "SELECT type FROM pragma_table_list WHERE schema = 'main' AND lower(name) = lower(?1)";
-    let kind: Option<String> = tx.optional_scalar(look, [table])?;
-    if let Some(kind) = kind {
-        return Err(Failure::Other(format!(
-            "there is a {kind} {table} already: leave --create-table out to add rows to it, or give another --table"
-        )));
-    }
-    Ok(tx.execute_batch(statement)?)
 }
 
 fn quoted(name: &str) -> String {

@@ -543,6 +543,97 @@ fn resumable_import_goes_on_behind_the_lines_of_earlier_runs() {
         .assert_fails(2, &["stdin", "--resumable"]);
 }
 
+/// A resumable import knows the table that it has created, and no other one.
+#[test]
+fn resumable_import_goes_on_in_the_table_that_it_has_created() {
+    let place = Place::with_database();
+    let lines = |to: u32| (0..to).map(|n| format!("{n}\n")).collect::<String>();
+    place.write("log.csv", format!("n\n{}", lines(2000)));
+    let line = "import app.db log.csv --slices --resumable --create-table --types n=INTEGER";
+    let imported = place.json(line, 0);
+    assert_eq!(imported["files"][0]["created"], true);
+    place.write("log.csv", format!("n\n{}", lines(2500)));
+    let imported = place.json(line, 0);
+    let file = &imported["files"][0];
+    assert_eq!((&file["created"], &file["resumed_from"]), (&false.into(), &2000.into()));
+    assert_eq!(place.count("app.db", "SELECT count(DISTINCT n) FROM log"), 2500);
+
+    // With another definition, of the command or of the table, it is not the table of this import.
+    place
+        .say("import app.db log.csv --slices --resumable --create-table")
+        .assert_fails(
+            3,
+            &["table log already", "not as this import creates it", "--create-table"],
+        );
+    place.execute("app.db", "ALTER TABLE log ADD COLUMN more TEXT");
+    place.say(line).assert_fails(3, &["it was altered"]);
+    place
+        .say("import app.db log.csv --slices --resumable --types n=INTEGER")
+        .assert_code(2);
+    let imported = place.json("import app.db log.csv --slices --resumable", 0);
+    assert_eq!((&imported["rows"], &imported["ok"]), (&0.into(), &true.into()));
+
+    // The rows are gone with the table, so the new one gets all of them.
+    place.execute("app.db", "DROP TABLE log");
+    let imported = place.json(line, 0);
+    assert_eq!(
+        (&imported["rows"], &imported["files"][0]["created"]),
+        (&2500.into(), &true.into())
+    );
+
+    // Another import has no part in it, and neither has a table that another program made.
+    place.write("other.csv", "n\n1\n");
+    place
+        .say("import app.db other.csv --table log --slices --resumable --create-table --types n=INTEGER")
+        .assert_fails(
+            3,
+            &[
+                "there is a table log already: leave --create-table out",
+                "another --table",
+            ],
+        );
+    place.execute("app.db", "CREATE TABLE \"other\"(\n    \"n\" INTEGER\n) STRICT");
+    place
+        .say("import app.db other.csv --slices --resumable --create-table --types n=INTEGER")
+        .assert_fails(3, &["there is a table other already"]);
+    place.execute("app.db", "CREATE VIEW seen AS SELECT 1 AS n");
+    place
+        .say("import app.db other.csv --table seen --slices --resumable --create-table")
+        .assert_fails(3, &["there is a view seen already"]);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM log"), 2500);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM other"), 0);
+}
+
+/// What the files before are is said, since it is committed.
+#[test]
+fn table_that_exists_stops_an_import_in_slices_behind_the_file_before() {
+    let place = Place::with_database();
+    place.execute("app.db", "CREATE TABLE b(n TEXT) STRICT");
+    place.write("a.csv", "n\n1\n2\n3\n");
+    place.write("b.csv", "n\n1\n");
+    place
+        .say("import app.db a.csv b.csv --slices --create-table")
+        .assert_fails(
+            3,
+            &[
+                "b.csv",
+                "there is a table b already",
+                "the 3 rows before it are committed",
+            ],
+        );
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM a"), 3);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM b"), 0);
+    // In one transaction nothing is.
+    place.execute("app.db", "DROP TABLE a");
+    let run = place.say("import app.db a.csv b.csv --create-table");
+    let run = run.assert_fails(3, &["b.csv", "there is a table b already"]);
+    assert!(!run.err.contains("committed"), "{run:?}");
+    assert_eq!(
+        place.count("app.db", "SELECT count(*) FROM sqlite_schema WHERE name = 'a'"),
+        0
+    );
+}
+
 #[test]
 fn files_that_are_no_csv_are_named() {
     let place = Place::with_database();

@@ -174,6 +174,44 @@ fn killed_resumable_import_goes_on_without_a_gap() {
     place.say("check app.db --full").assert_code(0);
 }
 
+/// The table belongs to the import that has created it, wherever it was killed or interrupted.
+#[test]
+fn killed_resumable_import_goes_on_in_the_table_that_it_has_created() {
+    let place = Place::with_database();
+    let text: String = (0..60_000).map(|n| format!("{n},the text of line {n}\n")).collect();
+    place.write("log.csv", format!("n,text\n{text}"));
+    let line = "import app.db log.csv --slices --resumable --create-table --infer";
+    let rows = || {
+        let exists = place.count("app.db", "SELECT count(*) FROM sqlite_schema WHERE name = 'log'") > 0;
+        exists.then(|| place.count("app.db", "SELECT count(*) FROM log"))
+    };
+    let mut ended_early = 0;
+    for (n, name) in [(-1, "KILL"), (5000, "INT"), (10_000, "KILL"), (15_000, "TERM")] {
+        let mut child = spawn(&place, line);
+        // First with the table alone, then with more and more rows.
+        until("the table and its rows", || {
+            rows().is_some_and(|rows| rows > n) || child.try_wait().unwrap().is_some()
+        });
+        ended_early += usize::from(child.try_wait().unwrap().is_none());
+        if child.try_wait().unwrap().is_none() {
+            signal(&child, name);
+        }
+        let run = Run::of(child.wait_with_output().unwrap());
+        assert!(
+            run.code != Some(130) || run.err.contains("the same command goes on behind them"),
+            "{run:?}"
+        );
+        let cursor = "SELECT coalesce(max(rows), 0) FROM larder_bulk";
+        assert_eq!(rows(), Some(place.count("app.db", cursor)), "{run:?}");
+    }
+    assert!(ended_early > 0, "each import had ended before");
+    let imported = place.json(line, 0);
+    assert_eq!(imported["files"][0]["created"], false);
+    assert_eq!(place.count("app.db", "SELECT count(DISTINCT n) FROM log"), 60_000);
+    assert_eq!(rows(), Some(60_000));
+    place.say("check app.db --full").assert_code(0);
+}
+
 #[test]
 fn interrupted_backup_and_restore_leave_no_file() {
     let place = Place::new();
