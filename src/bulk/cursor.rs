@@ -93,6 +93,16 @@ impl Cursor {
         }
     }
 
+    /// Fails, as [`save`](Self::save) does, if the row is elsewhere than at `before`.
+    pub(super) fn check(&self, tx: &ReadTx<'_>, before: u64) -> Result<()> {
+        let rows = "SELECT rows FROM larder_bulk WHERE name = ?1";
+        let rows: Option<i64> = tx.optional_scalar(rows, [&self.name])?;
+        match rows.unwrap_or_default() == before as i64 {
+            true => Ok(()),
+            false => Err(self.moved()),
+        }
+    }
+
     fn moved(&self) -> Error {
         Error::Options {
             option: "Bulk::resumable",

@@ -124,11 +124,14 @@ impl<R: BulkRow> Slice<R> {
         })?;
         done.made_wait = !self.shared.queue.is_empty();
         done.changed = tx.total_changes() - before;
-        if let Some(cursor) = &self.cursor
-            && done.rows > 0
-        {
-            let rows = self.position + done.rows;
-            cursor.save(tx, self.position, Resume { rows, key: last_key })?;
+        if let Some(cursor) = &self.cursor {
+            if done.rows > 0 {
+                let rows = self.position + done.rows;
+                cursor.save(tx, self.position, Resume { rows, key: last_key })?;
+            } else if done.failed.is_some() {
+                // A row that another process has written violates a constraint for that reason.
+                cursor.check(tx, self.position)?;
+            }
         }
         done.began = Some(began);
         done.took = began.elapsed();

@@ -49,13 +49,15 @@ pub(crate) fn child(task: &Task) {
     make(&store);
     tell("open");
     let total: i64 = task.args[1].parse().unwrap();
-    let report = store
-        .bulk()
-        .resumable("import")
-        .insert(INSERT, rows(0, total))
-        .run()
-        .unwrap();
-    tell(format!("done {}", report.resumed_from + report.rows));
+    let mut job = store.bulk().resumable("import");
+    if task.role == "race" {
+        job = job.pause(Duration::from_micros(100)).slice(Duration::from_micros(100));
+    }
+    match job.insert(INSERT, rows(0, total)).run() {
+        Ok(report) => tell(format!("done {}", report.resumed_from + report.rows)),
+        Err(error) if task.role == "race" => tell(error),
+        Err(error) => panic!("{error}"),
+    }
     listen();
 }
 
@@ -466,6 +468,31 @@ fn killed_job_goes_on_and_writes_each_row_once() {
     child.expect(&format!("done {TOTAL}"));
     child.finish();
     assert_eq!(written(&path), (TOTAL, (0..TOTAL).sum()));
+}
+
+/// Two processes run one job at the same time. One of them may be stopped; no row is there twice.
+#[test]
+fn job_that_two_processes_run_writes_each_row_once() {
+    const TOTAL: i64 = 20_000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Store::open(&path).unwrap();
+    make(&store);
+    let args = [path.to_str().unwrap(), &TOTAL.to_string()];
+    let children = [(); 2].map(|()| Child::start("bulk::inserts", "race", &args));
+    children.iter().for_each(|child| child.expect("open"));
+    let mut done = 0;
+    for child in children {
+        let line = child.line();
+        let is_done = line == format!("done {TOTAL}");
+        assert!(is_done || line.contains("another process runs it"), "{line}");
+        done += u32::from(is_done);
+        child.finish();
+    }
+    let job = store.bulk().resumable("import").insert(INSERT, rows(0, TOTAL));
+    let report = job.run().unwrap();
+    assert!(done > 0 && report.rows == 0, "{done}: {report}");
+    assert_eq!((count(&store), sum(&store)), (TOTAL, (0..TOTAL).sum()));
 }
 
 #[test]
