@@ -225,6 +225,7 @@ impl<R: BulkRow> Driver<R> {
             caller: Caller::Thread,
             when_full: WhenFull::Wait,
         };
+        self.running.submitted();
         let submitted = self.store.enqueue(submission, order, move |tx: &WriteTx<'_>| {
             *noted.lock() = Some(slice.run(tx)?);
             Ok(())

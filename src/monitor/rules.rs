@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::advice::Severity;
-use super::watchdog::Sample;
+use super::watchdog::{HEAD_WAIT, Sample};
 use crate::connection::open_file::FileChange;
 use crate::options::{Checkpoints, Settings};
 use crate::telemetry::alert::AlertKind;
@@ -48,7 +48,7 @@ pub(super) const RULES: &[Rule] = &[
         unit: "s",
         measure: |seen| above(seen.queue_wait.as_secs_f64(), LONG_WAIT.as_secs_f64()),
         culprit: busiest_writer,
-        reason: none,
+        reason: slow_checkpoint,
     },
     Rule {
         kind: AlertKind::QueueFull,
@@ -316,7 +316,26 @@ pub(super) const RULES: &[Rule] = &[
         culprit: |seen| Some(seen.sample.held_clock.as_ref()?.site.to_string()),
         reason: held_clock,
     },
+    Rule {
+        kind: AlertKind::BulkStalled,
+        description: "a bulk job makes no progress: its slice is not committed",
+        severity: Severity::Warning,
+        remedy: "Do what the reason says. Nothing is lost: the job goes on by itself, or behind what is committed if it is \
+                 resumable",
+        unit: "s",
+        measure: |seen| {
+            above(
+                seen.sample.waiting_job.as_ref()?.age.as_secs_f64(),
+                BULK_STALLED.as_secs_f64(),
+            )
+        },
+        culprit: |seen| Some(seen.sample.waiting_job.as_ref()?.site.clone()),
+        reason: stalled_job,
+    },
 ];
+
+/// The age of a slice that is not committed.
+const BULK_STALLED: Duration = Duration::from_secs(10);
 
 /// The age of a capture that is not uploaded, if ten intervals are shorter.
 const REPLICA_BEHIND: Duration = Duration::from_secs(30);
@@ -375,6 +394,30 @@ fn held_clock(seen: &Observation<'_>) -> Option<String> {
     })
 }
 
+/// A checkpoint that another thread makes, if that takes long.
+fn slow_checkpoint(seen: &Observation<'_>) -> Option<String> {
+    let checkpoint = seen.sample.side_checkpoint.as_ref()?;
+    let is_slow = checkpoint.age > HEAD_WAIT;
+    is_slow.then(|| "the thread larder-checkpoint is in a checkpoint that does not end: look at the disk".to_owned())
+}
+
+/// What a job waits for.
+fn stalled_job(seen: &Observation<'_>) -> Option<String> {
+    let job = seen.sample.waiting_job.as_ref()?;
+    let name = job.name.as_deref().map_or(String::new(), |name| format!(" {name:?}"));
+    let for_what = match (slow_checkpoint(seen), &seen.sample.writing) {
+        (Some(checkpoint), _) => checkpoint,
+        (None, Some(write)) if write.site == job.site => {
+            "its own slice does not end, which runs on the writer thread".into()
+        }
+        (None, Some(write)) => format!("the write of {} does not end", write.site),
+        (None, None) => {
+            "the writer is busy with a commit or a checkpoint, or another process has the write lock".into()
+        }
+    };
+    Some(format!("the bulk job{name} waits: {for_what}"))
+}
+
 fn file_change(seen: &Observation<'_>) -> Option<String> {
     seen.sample.file_change.as_ref().map(|change| change.to_string())
 }
@@ -386,7 +429,7 @@ mod tests {
     #[test]
     fn each_kind_has_one_rule() {
         let kinds: Vec<_> = RULES.iter().map(|rule| rule.kind as usize).collect();
-        let all: Vec<_> = (0..=AlertKind::RetentionClock as usize).collect();
+        let all: Vec<_> = (0..=AlertKind::BulkStalled as usize).collect();
         assert_eq!(kinds, all);
     }
 }

@@ -34,6 +34,7 @@ use crate::runtime::timer::{self, Periodic};
 use crate::telemetry::activity::thread_token;
 use crate::telemetry::alert::{Alert, AlertKind};
 use crate::telemetry::backup_history::FailingBackups;
+use crate::telemetry::bulk::WaitingJob;
 use crate::telemetry::counters::LONG_WAIT;
 use crate::telemetry::event::event;
 use crate::telemetry::follower::FollowerSample;
@@ -47,7 +48,7 @@ use crate::write::Shared;
 use histogram::Histogram;
 
 /// The longest acceptable wait of the first job in the queue.
-const HEAD_WAIT: Duration = Duration::from_secs(1);
+pub(super) const HEAD_WAIT: Duration = Duration::from_secs(1);
 
 /// A window with fewer than [`MIN_SAMPLES`] waits is extended by the next ticks, to at most this many, before its
 /// percentile is used.
@@ -176,8 +177,11 @@ pub(super) struct Sample {
     waits: Histogram,
     rates: Rates,
     totals: Vec<(String, Duration)>,
-    writing: Option<Activity>,
+    pub(super) writing: Option<Activity>,
     head_wait: Duration,
+    /// The checkpoint that runs beside a bulk job.
+    pub(super) side_checkpoint: Option<Activity>,
+    pub(super) waiting_job: Option<WaitingJob>,
     pub(super) queued: usize,
     pub(super) wal_bytes: u64,
     pub(super) unfinished: u64,
@@ -365,6 +369,8 @@ impl Sampler {
             totals: usage::totals(&telemetry.write_sites),
             writing: telemetry.writing.activity(),
             head_wait: shared.queue.longest_wait(now),
+            side_checkpoint: telemetry.side_checkpoint.activity(),
+            waiting_job: telemetry.bulk.waiting(),
             queued: shared.queue.length(),
             wal_bytes: counters.wal_bytes.get(),
             unfinished: counters.consecutive_unfinished_checkpoints.get(),

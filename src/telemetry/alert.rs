@@ -28,6 +28,7 @@ pub struct Alert {
     ///   time.
     /// - The disk is full: the write that failed, or as for slow writes.
     /// - A backup failed: the call of [`Store::backup_every`](crate::Store::backup_every).
+    /// - A bulk job is stalled: the job.
     /// - A sweep failed: the call of [`Store::retain`](crate::Store::retain).
     pub site: Option<String>,
     /// The reason, if it is known, such as why a backup failed. It omits SQLite's message, which could quote data.
@@ -103,6 +104,11 @@ pub enum AlertKind {
     /// ([`RetainOptions::clock_hold`](crate::RetainOptions::clock_hold)): if the clock is wrong, rows go that are not old.
     /// The alert clears when the clock is followed, or is right again.
     RetentionClock,
+    /// A slice of a [bulk job](crate::Bulk) was submitted more than 10 s ago, and is not committed: a checkpoint on the thread
+    /// `larder-checkpoint` does not end, for instance on a disk that hangs, or another write, or another process keeps the
+    /// write lock. The site is that of the job, and the reason has its name. A job that waits for its source does not
+    /// count.
+    BulkStalled,
 }
 
 impl AlertKind {
@@ -130,6 +136,7 @@ impl AlertKind {
             AlertKind::FollowerBehind => "follower_behind",
             AlertKind::RetentionFailed => "retention_failed",
             AlertKind::RetentionClock => "retention_clock",
+            AlertKind::BulkStalled => "bulk_stalled",
         }
     }
 }

@@ -26,6 +26,17 @@ struct Job {
     rows: u64,
     /// Time on the writer thread.
     writing: Duration,
+    /// When the slice was submitted that is not committed yet.
+    submitted: Option<Instant>,
+}
+
+/// A job whose slice is not committed yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct WaitingJob {
+    pub(crate) name: Option<String>,
+    pub(crate) site: String,
+    /// Time since the slice was submitted.
+    pub(crate) age: Duration,
 }
 
 /// A job is in the list until this is dropped.
@@ -38,7 +49,7 @@ impl BulkFigures {
     /// Adds a job, unless one of that name runs.
     pub(crate) fn begin(&self, name: Option<&str>, site: String) -> Option<Running> {
         let mut jobs = self.jobs.lock();
-        if name.is_some() && jobs.running.iter().any(|job| job.name.as_deref() == name) {
+        if name.is_some_and(|name| jobs.is_running(name)) {
             return None;
         }
         jobs.last += 1;
@@ -50,6 +61,7 @@ impl BulkFigures {
             since: Instant::now(),
             rows: 0,
             writing: Duration::ZERO,
+            submitted: None,
         });
         drop(jobs);
         Some(Running {
@@ -64,8 +76,19 @@ impl BulkFigures {
 
     /// Whether a job of that name runs.
     pub(crate) fn is_running(&self, name: &str) -> bool {
+        self.jobs.lock().is_running(name)
+    }
+
+    /// The job whose slice was submitted first, of those that are not committed yet.
+    pub(crate) fn waiting(&self) -> Option<WaitingJob> {
         let jobs = self.jobs.lock();
-        jobs.running.iter().any(|job| job.name.as_deref() == Some(name))
+        let waiting = jobs.running.iter().filter_map(|job| Some((job.submitted?, job)));
+        let (since, job) = waiting.min_by_key(|(since, _)| *since)?;
+        Some(WaitingJob {
+            name: job.name.clone(),
+            site: job.site.clone(),
+            age: since.elapsed(),
+        })
     }
 
     pub(crate) fn running(&self) -> Vec<BulkStats> {
@@ -88,14 +111,33 @@ impl BulkFigures {
 }
 
 impl Running {
+    /// As a slice is submitted, for the first time or again.
+    pub(crate) fn submitted(&self) {
+        let mut jobs = self.jobs.lock();
+        if let Some(job) = jobs.of(self.id) {
+            job.submitted.get_or_insert_with(Instant::now);
+        }
+    }
+
     /// After a slice: its rows, and the time that it took on the writer thread.
     pub(crate) fn note(&self, rows: u64, took: Duration) {
         let mut jobs = self.jobs.lock();
         jobs.rows += rows;
-        if let Some(job) = jobs.running.iter_mut().find(|job| job.id == self.id) {
+        if let Some(job) = jobs.of(self.id) {
             job.rows += rows;
             job.writing += took;
+            job.submitted = None;
         }
+    }
+}
+
+impl Jobs {
+    fn is_running(&self, name: &str) -> bool {
+        self.running.iter().any(|job| job.name.as_deref() == Some(name))
+    }
+
+    fn of(&mut self, id: u64) -> Option<&mut Job> {
+        self.running.iter_mut().find(|job| job.id == id)
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Telemetry {
     /// The write whose closure runs. Only the holder of the writer's seat writes this, at each write, so it has its own
     /// cache lines.
     pub(crate) writing: CachePadded<ActivitySlot>,
+    /// A checkpoint beside a bulk job. Written by the thread that makes it.
+    pub(crate) side_checkpoint: ActivitySlot,
     /// Usage by call site of writes. Its only shard belongs to the writing connection.
     pub(crate) write_sites: Arc<CallSiteTable>,
     /// Usage by call site of reads. Each reading connection has a shard of it.
@@ -72,6 +74,7 @@ impl Telemetry {
         Self {
             counters: CachePadded::default(),
             writing: CachePadded::default(),
+            side_checkpoint: ActivitySlot::default(),
             write_sites: Arc::new(CallSiteTable::new(max_call_sites)),
             read_sites: Arc::new(CallSiteTable::new(max_call_sites)),
             statements: Arc::new(StatementTable::new(statements)),

@@ -80,6 +80,8 @@ use crate::error::{Error, primary_code};
 use crate::options::{Checkpoints, Settings};
 use crate::queue::pending::Queue;
 use crate::read::Readers;
+use crate::telemetry::Telemetry;
+use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 
 /// How long after its last slice a bulk job counts as running. While a checkpoint runs or a slice waits, it runs, too.
@@ -250,7 +252,7 @@ impl Writer {
         match &mut self.side.thread {
             Some(thread) => Ok(thread),
             none => {
-                let started = CheckpointThread::start(&self.shared, &self.readers, &self.options)?;
+                let started = CheckpointThread::start(&self.shared, &self.readers, &self.telemetry, &self.options)?;
                 Ok(none.insert(started))
             }
         }
@@ -381,12 +383,18 @@ impl Writer {
 }
 
 impl CheckpointThread {
-    fn start(shared: &Arc<Shared>, readers: &Arc<Readers>, options: &Settings) -> std::io::Result<Self> {
+    fn start(
+        shared: &Arc<Shared>,
+        readers: &Arc<Readers>,
+        telemetry: &Arc<Telemetry>,
+        options: &Settings,
+    ) -> std::io::Result<Self> {
         let handover = Arc::new(Handover::new());
         let interrupt = Arc::new(OnceLock::new());
         let server = Server {
             shared: Arc::clone(shared),
             readers: Arc::clone(readers),
+            telemetry: Arc::clone(telemetry),
             options: options.clone(),
             handover: Arc::clone(&handover),
             interrupt: Arc::clone(&interrupt),
@@ -420,6 +428,7 @@ impl Drop for CheckpointThread {
 struct Server {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
+    telemetry: Arc<Telemetry>,
     options: Settings,
     handover: Arc<Handover<Outcome>>,
     interrupt: Arc<OnceLock<InterruptHandle>>,
@@ -429,7 +438,10 @@ impl Server {
     fn serve(self) {
         let mut connection = None;
         while self.handover.next() {
+            let running = &self.telemetry.side_checkpoint;
+            running.begin_internal(Instant::now(), CallSite::Label("larder: checkpoint".into()));
             let attempt = catch_unwind(AssertUnwindSafe(|| self.attempt(&mut connection)));
+            running.end();
             self.handover.done(attempt.unwrap_or_else(Outcome::Panicked));
             self.shared.queue.summon();
         }

@@ -14,3 +14,5 @@ mod keyed;
 pub(crate) mod misuse;
 pub(crate) mod retention;
 mod sources;
+#[cfg(target_os = "linux")]
+pub(crate) mod stalled;

@@ -36,6 +36,8 @@ const CHILDREN: &[(&str, Run)] = &[
     ("bulk::inserts", crate::bulk::inserts::child),
     ("bulk::misuse", crate::bulk::misuse::child),
     ("bulk::retention", crate::bulk::retention::child),
+    #[cfg(target_os = "linux")]
+    ("bulk::stalled", crate::bulk::stalled::child),
     ("connection::causes", crate::connection::causes::child),
     ("connection::file_changes", crate::connection::file_changes::child),
     ("maintenance::vacuum", crate::maintenance::vacuum::child),

@@ -2,6 +2,8 @@
 
 pub(crate) mod child;
 pub(crate) mod fork;
+#[cfg(target_os = "linux")]
+pub(crate) mod hanging_disk;
 pub(crate) mod leaks;
 pub(crate) mod log;
 pub(crate) mod migrations;

@@ -1,0 +1,120 @@
+//! An alert names the job that makes no progress, and what it waits for.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use larder::{Alert, AlertKind, Error, Options, Store};
+
+use crate::support::child::{Child, Task, tell};
+use crate::support::{count, hanging_disk, until};
+
+fn open(path: &Path) -> Store {
+    let options = Options::new()
+        .monitor_interval(Duration::from_millis(50))
+        .checkpoint_pages(20);
+    let store = options.open(path).unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"))
+        .unwrap();
+    store
+}
+
+fn stalled(store: &Store) -> Option<Alert> {
+    let alerts = store.stats().alerts;
+    alerts.into_iter().find(|alert| alert.kind == AlertKind::BulkStalled)
+}
+
+/// Waits until the alert has fired, and gives it; or until it has cleared.
+fn wait_for_alert(store: &Store, is_active: bool) -> Option<Alert> {
+    until(store, |stats| {
+        thread::sleep(Duration::from_millis(20));
+        stats.alerts.iter().any(|alert| alert.kind == AlertKind::BulkStalled) == is_active
+    });
+    stalled(store)
+}
+
+fn job(store: &Store, name: Option<&'static str>) -> thread::JoinHandle<Error> {
+    let store = store.clone();
+    thread::spawn(move || {
+        let rows = (1..i64::MAX).map(|id| (id, "some text for the log"));
+        let job = store.bulk().label("nightly load");
+        let job = match name {
+            Some(name) => job.resumable(name),
+            None => job,
+        };
+        let insert = "INSERT INTO t VALUES (?1, ?2)";
+        job.insert(insert, rows).run().unwrap_err()
+    })
+}
+
+pub(crate) fn child(task: &Task) {
+    hanging_disk::install();
+    let store = open(Path::new(&task.args[0]));
+    hanging_disk::hang(Some("larder-checkpoint"));
+    let job = job(&store, Some("orders of March"));
+    hanging_disk::wait_for_hang();
+    let alert = wait_for_alert(&store, true).unwrap();
+    assert_eq!(alert.site.as_deref(), Some("nightly load"));
+    let reason = alert.reason.unwrap();
+    assert!(
+        reason.contains("\"orders of March\"") && reason.contains("larder-checkpoint"),
+        "{reason}"
+    );
+    assert!(alert.measurement.value > 10.0 && alert.measurement.unit == "s");
+    // Other writes and reads go on.
+    store
+        .write(|tx| tx.execute("INSERT INTO t VALUES (-1, 'beside')", []))
+        .unwrap();
+    let rows = count(&store);
+    hanging_disk::hang(None);
+    wait_for_alert(&store, false);
+    until(&store, |stats| {
+        stats.bulk.iter().any(|job| job.rows.cast_signed() > rows)
+    });
+    store.close().unwrap();
+    let error = job.join().unwrap();
+    let Error::Bulk { rows, .. } = &error else {
+        panic!("{error}")
+    };
+    tell(rows);
+}
+
+#[test]
+fn job_that_waits_for_a_disk_that_hangs_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let child = Child::start("bulk::stalled", "hang", &[path.to_str().unwrap()]);
+    let rows: i64 = child.line().parse().unwrap();
+    child.finish();
+    let store = open(&path);
+    assert_eq!(count(&store), rows + 1);
+    assert!(store.check().full().run().unwrap().is_ok());
+}
+
+/// A write that does not end is named, and the job that waits for it. A job that waits for its source is in order.
+#[test]
+fn job_that_waits_for_another_write_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("app.db"));
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let slow = store.clone();
+    let slow = thread::spawn(move || {
+        let options = larder::WriteOptions::new().label("slow write");
+        slow.write_with(options, move |_| {
+            let _ = wait.recv();
+            Ok(())
+        })
+    });
+    until(&store, |stats| stats.running_write.is_some());
+    let job = job(&store, None);
+    let alert = wait_for_alert(&store, true).unwrap();
+    let reason = alert.reason.unwrap();
+    assert_eq!(alert.site.as_deref(), Some("nightly load"));
+    assert!(reason.contains("the write of slow write does not end"), "{reason}");
+    drop(go_on);
+    slow.join().unwrap().unwrap();
+    wait_for_alert(&store, false);
+    store.close().unwrap();
+    job.join().unwrap();
+}
