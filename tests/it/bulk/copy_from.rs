@@ -7,7 +7,7 @@ use larder::rusqlite::Connection;
 use larder::{Error, Store};
 use tempfile::TempDir;
 
-use crate::support::child::PATIENCE;
+use crate::support::child::{Child, PATIENCE, has_python};
 use crate::support::count;
 
 const SELECT: &str = "SELECT id, text FROM part ORDER BY id";
@@ -55,7 +55,9 @@ fn parts_of_any_kind_are_merged() {
     for (part, pragmas) in [
         "",
         "PRAGMA page_size = 512",
+        "PRAGMA page_size = 65536",
         "PRAGMA encoding = 'UTF-16le'",
+        "PRAGMA encoding = 'UTF-16be'; PRAGMA page_size = 1024; PRAGMA journal_mode = WAL",
         "PRAGMA journal_mode = WAL",
     ]
     .into_iter()
@@ -66,12 +68,12 @@ fn parts_of_any_kind_are_merged() {
         let (path, _conn) = place.part(pragmas, from, from + 3000);
         assert_eq!(place.copy(&path).unwrap().rows, 3000, "{pragmas}");
     }
-    assert_eq!(count(&place.store), 12_000);
-    let last: String = place
+    assert_eq!(count(&place.store), 18_000);
+    let wrong: i64 = place
         .store
-        .read(|tx| tx.scalar("SELECT text FROM t WHERE id = 11999", []))
+        .read(|tx| tx.scalar("SELECT count(*) FROM t WHERE text <> 'Größe ' || id", []))
         .unwrap();
-    assert_eq!(last, "Größe 11999");
+    assert_eq!(wrong, 0);
 }
 
 #[test]
@@ -178,6 +180,122 @@ fn part_that_is_the_store_or_in_use_is_refused_with_its_reason() {
     assert!(error.to_string().contains(&folder.display().to_string()), "{error}");
     conn.execute_batch("ROLLBACK").unwrap();
     assert_eq!(place.copy(&path).unwrap().rows, 10);
+}
+
+/// Another process adds pairs of rows, each in a transaction. One snapshot has whole pairs, whatever is added meanwhile.
+#[test]
+fn part_that_another_process_writes_is_one_snapshot() {
+    if !has_python() {
+        return;
+    }
+    for journal in ["wal", "delete"] {
+        let place = Place::new();
+        let (path, conn) = place.part(&format!("PRAGMA journal_mode = {journal}"), 0, 20_000);
+        conn.close().unwrap();
+        let script = "
+import time
+conn = sqlite3.connect(args[0], timeout=60, isolation_level=None)
+conn.execute('PRAGMA synchronous = OFF')
+n = 20000
+while True:
+    conn.execute('BEGIN IMMEDIATE')
+    conn.executemany('INSERT INTO part VALUES (?, ?)', [(n, 'one'), (n + 1, 'two')])
+    conn.execute('COMMIT')
+    n += 2
+    if n == 20010: tell('writing')
+    time.sleep(0.001)
+";
+        let writer = Child::python(script, &[path.to_str().unwrap()]);
+        writer.expect("writing");
+        let mut last = 0;
+        for _ in 0..5 {
+            let select = "SELECT id + 1000000000 * (SELECT count(*) FROM part), text FROM part";
+            let report = place.store.bulk().copy_from(&path, select, INSERT).run().unwrap();
+            assert!(
+                report.rows.is_multiple_of(2) && report.rows > last,
+                "{journal}: {report}"
+            );
+            // The whole statement has seen one state.
+            let sql = "SELECT count(*) FROM t WHERE id / 1000000000 <> ?1";
+            let others = report.rows.cast_signed();
+            let (all, of_others): (i64, i64) = place
+                .store
+                .read(|tx| Ok((tx.scalar("SELECT count(*) FROM t", [])?, tx.scalar(sql, [others])?)))
+                .unwrap();
+            assert_eq!((all, of_others), (others, 0), "{journal}");
+            place.store.write(|tx| tx.execute("DELETE FROM t", [])).unwrap();
+            last = report.rows;
+            // It goes on writing between two copies.
+            let size = || {
+                let conn = Connection::open(&path).unwrap();
+                conn.busy_timeout(PATIENCE).unwrap();
+                let count = conn.query_row("SELECT count(*) FROM part", [], |row| row.get::<_, i64>(0));
+                count.unwrap().unsigned_abs()
+            };
+            while size() <= last {
+                std::thread::yield_now();
+            }
+        }
+        writer.kill();
+    }
+}
+
+/// The lock of a writer in another process, which does not end.
+#[test]
+fn part_that_another_process_locks_is_named() {
+    if !has_python() {
+        return;
+    }
+    let place = Place::new();
+    let (path, conn) = place.part("", 0, 10);
+    conn.close().unwrap();
+    let script = "
+conn = sqlite3.connect(args[0], isolation_level=None)
+conn.execute('BEGIN EXCLUSIVE')
+tell('locked')
+listen()
+";
+    let writer = Child::python(script, &[path.to_str().unwrap()]);
+    writer.expect("locked");
+    let options = larder::Options::new().busy_timeout(std::time::Duration::from_millis(10));
+    let store = options.open_temp().unwrap();
+    let error = store.bulk().copy_from(&path, SELECT, INSERT).run().unwrap_err();
+    assert!(
+        error.to_string().contains("locked") && error.to_string().contains("part 0.db"),
+        "{error}"
+    );
+    writer.kill();
+    // The kernel has dropped its locks.
+    assert_eq!(place.copy(&path).unwrap().rows, 10);
+}
+
+/// The rows of a batch differ in size.
+#[test]
+fn bytes_are_those_of_each_row() {
+    let place = Place::new();
+    let (path, conn) = place.part("", 0, 1);
+    conn.execute_batch(
+        "DELETE FROM part;
+         WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 3000)
+         INSERT INTO part SELECT i, printf('%.*c', i % 97, 'x') FROM i",
+    )
+    .unwrap();
+    let report = place.copy(&path).unwrap();
+    let bytes: i64 = conn
+        .query_row("SELECT sum(8 + length(text)) FROM part", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(report.bytes, bytes.unsigned_abs());
+
+    let keyed = "CREATE TABLE keyed(key TEXT PRIMARY KEY, n INTEGER) STRICT, WITHOUT ROWID;
+                 INSERT INTO keyed SELECT printf('%d%.*c', id, id % 97, 'x'), id FROM t";
+    place.store.write(move |tx| tx.execute_batch(keyed)).unwrap();
+    let bytes: i64 = place
+        .store
+        .read(|tx| tx.scalar("SELECT sum(8 + length(key)) FROM keyed", []))
+        .unwrap();
+    // The value of the condition, and the key.
+    let report = place.store.bulk().delete("keyed", "n > ?1", (0,)).run().unwrap();
+    assert_eq!((report.rows, report.bytes), (3000, bytes.unsigned_abs()));
 }
 
 #[test]

@@ -72,6 +72,125 @@ fn table_that_is_dropped_or_altered_meanwhile_fails_the_job() {
     assert_eq!(interrupted_by(&store, named, other).unwrap(), 2000);
 }
 
+/// A walk over a table meets the change between two windows, or in the slice that follows it.
+#[test]
+fn table_that_is_dropped_while_it_is_walked_fails_the_job() {
+    for (verb, sql, reason) in [
+        ("delete", "DROP TABLE t", "no such table: "),
+        (
+            "update",
+            "ALTER TABLE t RENAME COLUMN text TO other",
+            "no such column: text",
+        ),
+        ("update", "ALTER TABLE t RENAME TO u", "no such table: "),
+    ] {
+        let store = store();
+        store.bulk().insert(INSERT, rows(100_000)).run().unwrap();
+        let (seen, first) = std::sync::mpsc::channel();
+        let (go_on, changed) = std::sync::mpsc::channel::<()>();
+        let mut told = Some(seen);
+        // The driver waits behind the first slices for the change.
+        let job = store
+            .bulk()
+            .slice(std::time::Duration::ZERO)
+            .pause(std::time::Duration::from_millis(1));
+        let job = job.progress(move |now| {
+            if now.rows > 0
+                && let Some(seen) = told.take()
+            {
+                seen.send(()).unwrap();
+                let _ = changed.recv();
+            }
+            std::ops::ControlFlow::Continue(())
+        });
+        let error = thread::scope(|scope| {
+            let job = scope.spawn(|| match verb {
+                "delete" => job.delete("t", "text = ?1", ("text",)).run(),
+                _ => job.update("t", "text = ?1", "text = ?2", ("new", "text")).run(),
+            });
+            first.recv().unwrap();
+            store.write(move |tx| tx.execute_batch(sql)).unwrap();
+            drop(go_on);
+            job.join().unwrap().unwrap_err()
+        });
+        let Error::Bulk { rows, .. } = error else {
+            panic!("{error}")
+        };
+        assert!(rows > 0 && rows < 100_000, "{sql}: {error}");
+        assert!(error.to_string().contains(reason), "{sql}: {error}");
+        assert!(store.stats().bulk.is_empty());
+    }
+}
+
+#[test]
+fn store_that_only_reads_refuses_the_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Store::open(&path).unwrap();
+    store
+        .write(|tx| {
+            tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, text TEXT) STRICT; INSERT INTO t VALUES (1, 'a')")
+        })
+        .unwrap();
+    store.close().unwrap();
+    let store = Options::new().read_only(true).open(&path).unwrap();
+    for name in [None, Some("load")] {
+        let bulk = || match name {
+            Some(name) => store.bulk().resumable(name),
+            None => store.bulk(),
+        };
+        let insert = bulk().insert(INSERT, rows(10)).run().unwrap_err();
+        let delete = bulk().delete("t", "id = ?1", (1,)).run().unwrap_err();
+        for error in [insert, delete] {
+            assert_eq!(error.outcome(), Outcome::NotStarted, "{error:?}");
+            assert!(
+                error.to_string().contains("read-only") || error.to_string().contains("read_only"),
+                "{error}"
+            );
+        }
+    }
+    assert_eq!(count(&store), 1);
+}
+
+/// Also of a database that may have no more pages, on any system.
+#[test]
+fn full_database_keeps_the_slices_before_and_the_job_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let open = |pages: u32| {
+        let options = Options::new().on_connect(move |conn, _| {
+            conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+            Ok(())
+        });
+        options.open(&path).unwrap()
+    };
+    let load = |store: &Store| {
+        let source = (0..20_000).map(|id| (id, "a text of some length"));
+        store.bulk().resumable("load").insert(INSERT, source).run()
+    };
+    let store = open(100);
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, text TEXT) STRICT"))
+        .unwrap();
+    let error = load(&store).unwrap_err();
+    let Error::Bulk { rows, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(rows > 0 && error.to_string().contains("full"), "{error}");
+    assert_eq!(count(&store), rows as i64);
+    // A smaller row has no room, either; the store goes on.
+    assert!(load(&store).is_err());
+    store
+        .write(|tx| tx.execute("UPDATE t SET text = 'a' WHERE id = 0", []))
+        .unwrap();
+    store.close().unwrap();
+    let store = open(10_000);
+    let report = load(&store).unwrap();
+    assert_eq!(report.resumed_from + report.rows, 20_000);
+    assert_eq!(number(&store, "SELECT count(DISTINCT id) FROM t"), 20_000);
+    assert!(store.check().full().run().unwrap().is_ok());
+}
+
 #[test]
 fn statement_that_is_no_write_of_a_row_is_refused() {
     let store = store();

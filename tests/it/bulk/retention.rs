@@ -9,7 +9,7 @@ use larder::rusqlite::Connection;
 use larder::{Alert, AlertKind, Error, Options, RetainOptions, Retention, RetentionStats, Role, Stats, Store};
 
 use crate::support::child::{Child, Task, listen, tell};
-use crate::support::{count, until};
+use crate::support::{RaiseOnDrop, count, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -174,6 +174,32 @@ fn rows_go_beside_writes_without_a_pause() {
     assert_eq!(count(&store), 0);
     let beside: i64 = store.read(|tx| tx.scalar("SELECT count(*) FROM beside", [])).unwrap();
     assert_eq!(beside, written.load(Relaxed));
+}
+
+/// A slice of 5 ms, and a pause of 40 times as long.
+#[test]
+fn share_of_the_writers_time_is_bounded_beside_writes() {
+    let store = store(TABLE);
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE beside(n INTEGER) STRICT"))
+        .unwrap();
+    fill(&store, 200_000, &format!("{} - i", now() - 3700));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _raise = RaiseOnDrop(&over);
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                store
+                    .write(|tx| tx.execute("INSERT INTO beside VALUES (1)", []))
+                    .unwrap();
+            }
+        });
+        let _retention = store.retain_with(often(), "t", "at", HOUR).unwrap();
+        until(&store, |stats| {
+            let sweep = stats.bulk.iter().find(|job| job.site == "larder: retain t");
+            sweep.is_some_and(|sweep| sweep.rows > 1000 && sweep.share < 0.1)
+        });
+    });
 }
 
 #[test]
