@@ -142,6 +142,53 @@ fn write_that_is_late_stays_committed() {
     close(store);
 }
 
+/// Each slice waits for the replica. One that is late is committed and counted, and the job goes on behind it.
+#[test]
+fn bulk_job_goes_on_behind_a_slice_that_is_late() {
+    let place = Place::new();
+    let load = |store: &Store, to: i64| {
+        let job = store.bulk().resumable("load");
+        job.insert("INSERT INTO entry VALUES (?1, x'00')", (0..to).map(|n| (n,)))
+            .run()
+    };
+    let durable = || Options::new().durability(Durability::Replicated);
+    let first = store(&place, |replica| replica, durable());
+    assert_eq!(load(&first, 3000).unwrap().rows, 3000);
+    assert_eq!(rows_in(&place.replica()), 3000);
+    close(first);
+
+    let hasty = place.to().interval(HOUR).replicate_timeout(SOON);
+    let second = durable().replicate_to(hasty).open(place.database()).unwrap();
+    let outage = place.outage();
+    let error = load(&second, 10_000).unwrap_err();
+    let Error::Bulk {
+        rows: late,
+        resumed_from,
+        source,
+        ..
+    } = &error
+    else {
+        panic!("{error}")
+    };
+    assert!(matches!(**source, Error::NotReplicated { .. }), "{error}");
+    assert_eq!((error.outcome(), *resumed_from), (Outcome::Local, 3000));
+    assert!(*late > 0, "{error}");
+    assert_eq!(u64::from(rows(&second)), 3000 + late);
+    outage.end();
+    second.replica().unwrap().flush(PATIENCE).unwrap();
+    close(second);
+
+    let third = durable()
+        .replicate_to(place.to().interval(HOUR))
+        .open(place.database())
+        .unwrap();
+    let report = load(&third, 10_000).unwrap();
+    assert_eq!(report.resumed_from, 3000 + late);
+    assert_eq!((rows(&third), rows_in(&place.replica())), (10_000, 10_000));
+    close(third);
+    place.compare_closed();
+}
+
 #[test]
 fn closing_replies_to_waiting_writes() {
     let place = Place::new();

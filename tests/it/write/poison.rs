@@ -31,6 +31,7 @@ pub(crate) fn child(task: &child::Task) {
         "a statement that does not fit" => statement_that_does_not_fit(path),
         "a checkpoint that does not fit" => checkpoint_that_does_not_fit(path),
         "a checkpoint beside a bulk job that does not fit" => checkpoint_beside_bulk_job_that_does_not_fit(path),
+        "a bulk job until the disk fails" => bulk_job_until_the_disk_fails(path),
         "a checkpoint that does not fit, and no write after it" => checkpoint_that_does_not_fit_and_no_write(path),
         "a close that does not fit" => close_that_does_not_fit(path),
         "an opening whose log cannot be written again" => opening_whose_log_cannot_be_written_again(path),
@@ -271,6 +272,34 @@ fn checkpoint_that_does_not_fit_and_no_write(path: &Path) {
     assert_poisoned(&store.write(|_| Ok(())).unwrap_err());
     assert_log_is_kept(&store, path);
     tell(last);
+}
+
+const ROWS: u64 = 20_000;
+
+fn load(store: &Store) -> larder::Result<larder::BulkReport> {
+    let rows = (0..ROWS.cast_signed()).map(|id| (id, "x".repeat(100)));
+    let job = store.bulk().resumable("load");
+    job.insert("INSERT INTO t VALUES (?1, ?2)", rows).run()
+}
+
+fn bulk_job_until_the_disk_fails(path: &Path) {
+    let store = Store::open(path).unwrap();
+    let error = load(&store).unwrap_err();
+    let Error::Bulk { rows, source, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_unknown(source);
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    assert_eq!(count(&store), rows.cast_signed());
+    for again in [
+        load(&store).unwrap_err(),
+        store.bulk().delete("t", "id >= ?1", (0,)).run().unwrap_err(),
+    ] {
+        assert_eq!(again.outcome(), Outcome::NotStarted, "{again:?}");
+        assert!(again.to_string().contains("restart"), "{again}");
+    }
+    assert!(store.stats().bulk.is_empty());
+    tell(rows);
 }
 
 fn close_that_does_not_fit(path: &Path) {
@@ -520,6 +549,22 @@ fn open_fails_if_marker_cannot_be_removed() {
     assert!(message.contains("its file -unsynced cannot be removed"), "{message}");
     fs::remove_dir(word(&path)).unwrap();
     assert_healthy(&Store::open(&path).unwrap());
+}
+
+/// The slice whose commit failed is there or not, and the cursor with it.
+#[test]
+fn bulk_job_goes_on_after_its_commit_has_failed() {
+    let (_folder, path) = database();
+    let Some(told) = on_a_failing_disk("a bulk job until the disk fails", &path) else {
+        return;
+    };
+    let committed: u64 = told[0].parse().unwrap();
+    let store = Store::open(&path).unwrap();
+    let report = load(&store).unwrap();
+    assert!(report.resumed_from >= committed, "{committed}: {report}");
+    assert_eq!(report.resumed_from + report.rows, ROWS);
+    assert_eq!(count(&store), ROWS.cast_signed());
+    assert_healthy(&store);
 }
 
 // ---- a full disk ----
