@@ -14,6 +14,8 @@ pub(super) struct Dump {
     /// The line that was read last, from 1.
     line: u64,
     buffer: Vec<u8>,
+    /// Whether its lines end with CR LF, once one was read.
+    is_crlf: Option<bool>,
     /// Whether it begins as `pg_dump` begins a dump, and ends so.
     is_begun: bool,
     is_complete: bool,
@@ -25,12 +27,23 @@ pub(super) struct Statement {
     pub(super) sql: String,
     /// Where it begins, from 1.
     pub(super) line: u64,
+    /// Whether it has a line end in a string that may have been another one before.
+    pub(super) has_changed_text: bool,
 }
 
 impl Dump {
     /// Opens a dump. A file that is compressed by gzip is known by its first bytes.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let failed = |error: io::Error| format!("the dump cannot be read: {error}");
+        let of_pg_restore = |form: &str| {
+            let path = path.display();
+            Err(format!(
+                "the dump {form}: make a plain one of it: pg_restore -f dump.sql {path}"
+            ))
+        };
+        if path.is_dir() {
+            return of_pg_restore("is a folder, as pg_dump -Fd makes it");
+        }
         let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?);
         let start = file.fill_buf().map_err(failed)?;
         let from: Box<dyn BufRead + Send> = match start {
@@ -41,15 +54,16 @@ impl Dump {
             from,
             line: 0,
             buffer: Vec::new(),
+            is_crlf: None,
             is_begun: false,
             is_complete: false,
         };
         let start = dump.from.fill_buf().map_err(failed)?;
         if start.starts_with(b"PGDMP") {
-            return Err(format!(
-                "the dump has pg_dump's custom format: make a plain one of it: pg_restore -f dump.sql {}",
-                path.display()
-            ));
+            return of_pg_restore("has pg_dump's custom format");
+        }
+        if start.get(257..262) == Some(b"ustar") {
+            return of_pg_restore("is a tar archive, as pg_dump -Ft makes it");
         }
         if start.contains(&0) {
             return Err("this is no plain dump: make one by pg_dump, without --format".into());
@@ -72,7 +86,22 @@ impl Dump {
         if self.buffer.last() == Some(&b'\n') {
             self.buffer.pop();
         }
+        let is_crlf = self.buffer.last() == Some(&b'\r');
+        if *self.is_crlf.get_or_insert(is_crlf) {
+            if !is_crlf {
+                return Err(self.mixed());
+            }
+            self.buffer.pop();
+        }
         Ok(true)
+    }
+
+    fn mixed(&self) -> String {
+        format!(
+            "line {}: some lines end with CR LF and some with LF: the line ends of the dump were changed on its way, and so may \
+             be its values; copy it as it is",
+            self.line
+        )
     }
 
     /// The next statement. After a `COPY .. FROM stdin`, [`row`](Self::row) reads its rows.
@@ -80,6 +109,7 @@ impl Dump {
         let mut sql: Vec<u8> = Vec::new();
         let mut scan = Scan::default();
         let mut begins = 0;
+        let mut has_changed_text = false;
         while self.read_line()? {
             if sql.is_empty() {
                 // A command of psql: `\restrict`, `\unrestrict`, `\connect`.
@@ -110,6 +140,7 @@ impl Dump {
                 }
                 begins = self.line;
             }
+            has_changed_text |= self.is_crlf == Some(true) && scan.is_in_text();
             sql.extend_from_slice(&self.buffer);
             sql.push(b'\n');
             if scan.ends(&sql) {
@@ -121,7 +152,11 @@ impl Dump {
                 }
                 let sql = String::from_utf8(sql)
                     .map_err(|_| format!("line {begins}: the dump is no UTF-8: make it by pg_dump --encoding=UTF8"))?;
-                return Ok(Some(Statement { sql, line: begins }));
+                return Ok(Some(Statement {
+                    sql,
+                    line: begins,
+                    has_changed_text,
+                }));
             }
         }
         match sql.trim_ascii() {
@@ -143,6 +178,10 @@ impl Dump {
                 "line {}: the rows of COPY have no end: the dump is cut off",
                 self.line
             ));
+        }
+        // In a value it is `\r`.
+        if self.buffer.contains(&b'\r') {
+            return Err(self.mixed());
         }
         Ok((self.buffer != b"\\.").then_some(self.buffer.as_slice()))
     }
@@ -174,6 +213,10 @@ enum State {
 }
 
 impl Scan {
+    fn is_in_text(&self) -> bool {
+        matches!(self.state, State::Quote(..) | State::Dollar(_))
+    }
+
     /// Looks at what was added. Returns whether the statement ends there.
     fn ends(&mut self, sql: &[u8]) -> bool {
         while let Some(&byte) = sql.get(self.at) {

@@ -3,20 +3,42 @@
 use rusqlite::types::Value;
 
 use super::kind::{Kind, TypeName};
-use super::model::Cursor;
-use super::sql::Token;
+use super::model::{Cursor, split};
+use super::sql::{Token, shown};
 use super::values::value;
-use crate::connection::sql_text::{quoted, string};
+use crate::connection::sql_text::string;
 use crate::runtime::hex::hex;
 
 /// What an expression may name.
 pub(super) struct Scope<'s> {
-    /// The kind and the name in SQLite of a column.
-    pub(super) column: &'s dyn Fn(&str) -> Option<(Kind, String)>,
+    /// The kind of a column and its SQL, by the name before its dot and its own.
+    pub(super) column: &'s dyn Fn(Option<&str>, &str) -> Option<(Kind, String)>,
     /// The kind of a type, through domains and enums.
     pub(super) kind: &'s dyn Fn(&TypeName) -> Kind,
-    /// Whether the time and random numbers may be asked for: in a DEFAULT alone.
-    pub(super) is_default: bool,
+    pub(super) place: Place,
+    /// Translates a query inside an expression. Only views have them. `false` if its rows alone count, not its values.
+    pub(super) query: Option<&'s Query<'s>>,
+}
+
+pub(super) type Query<'q> = dyn Fn(&[Token], bool) -> Result<String, String> + 'q;
+
+/// Where an expression stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A check, an index or a generated column.
+    Rule,
+    /// A DEFAULT. It alone may ask for the time and for random numbers.
+    Default,
+    /// What chooses the rows of a view.
+    Condition,
+    /// What a view shows, or groups or sorts by.
+    Value,
+}
+
+impl Place {
+    fn is_of_view(self) -> bool {
+        matches!(self, Self::Condition | Self::Value)
+    }
 }
 
 /// The words that mean the same.
@@ -24,6 +46,8 @@ const WORDS: &[&str] = &[
     "and", "or", "not", "is", "null", "true", "false", "in", "between", "case", "when", "then", "else", "end",
     "distinct", "from",
 ];
+
+const COMPARISONS: &[&str] = &["=", "<>", "!=", "<", ">", "<=", ">="];
 
 const OPERATORS: &[&str] = &["+", "-", "*", "/", "=", "<>", "!=", "<", ">", "<=", ">=", "||"];
 
@@ -52,10 +76,50 @@ const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')";
 const RANDOM_UUID: &str = "lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-' || \
                            substr('89AB', 1 + (random() & 3), 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6)))";
 
+/// Of these, those that mean the same on all text.
+const OF_ASCII: &[&str] = &["lower", "upper", "substr", "substring"];
+
+/// Functions over the rows of a view.
+const AGGREGATES: &[&str] = &[
+    "avg",
+    "bool_and",
+    "bool_or",
+    "count",
+    "every",
+    "max",
+    "min",
+    "string_agg",
+    "sum",
+];
+
 /// Translates an expression.
 pub(super) fn translate(tokens: &[Token], scope: &Scope<'_>) -> Result<String, String> {
-    Translation { scope, tokens, at: 0 }.run()
+    Ok(translate_with_kinds(tokens, scope)?.0)
 }
+
+/// Translates an expression, and gives the kinds of what its value is made from.
+pub(super) fn translate_with_kinds(tokens: &[Token], scope: &Scope<'_>) -> Result<(String, Vec<Kind>), String> {
+    let translation = Translation {
+        scope,
+        tokens,
+        at: 0,
+        kinds: Vec::new(),
+        compares: false,
+        is_condition: false,
+        in_when: false,
+    };
+    translation.run()
+}
+
+/// Whether SQLite tells two values of a kind apart where PostgreSQL does, and sorts them alike.
+pub(super) fn is_comparable(kind: &Kind) -> bool {
+    !matches!(
+        kind,
+        Kind::Numeric | Kind::NumericExact | Kind::Interval | Kind::Json | Kind::Array(_) | Kind::AsText
+    )
+}
+
+const COMPUTED: &str = "numeric has more digits than SQLite computes with";
 
 /// A DEFAULT that is one literal, for a column of a kind.
 pub(super) fn literal(tokens: &[Token], kind: &Kind) -> Option<String> {
@@ -98,16 +162,62 @@ struct Translation<'t, 's> {
     scope: &'s Scope<'s>,
     tokens: &'t [Token],
     at: usize,
+    /// The kinds of the operands.
+    kinds: Vec<Kind>,
+    /// Whether operands are compared.
+    compares: bool,
+    /// Whether the value is a boolean.
+    is_condition: bool,
+    /// Between WHEN and THEN, whose operands are no part of the value.
+    in_when: bool,
 }
 
 impl Translation<'_, '_> {
-    fn run(mut self) -> Result<String, String> {
+    fn run(mut self) -> Result<(String, Vec<Kind>), String> {
         let mut parts = Vec::new();
         while let Some(token) = self.tokens.get(self.at) {
             let part = self.part(token)?;
             parts.push(part);
         }
-        Ok(parts.join(" "))
+        let is_time = |kind: &&Kind| matches!(kind, Kind::Date | Kind::Timestamp | Kind::TimestampTz | Kind::Time);
+        let mut times = self.kinds.iter().filter(is_time);
+        if let Some(first) = times.next()
+            && self.compares
+            && times.any(|other| other != first)
+        {
+            return Err("dates and times of two types are compared, whose text differs".into());
+        }
+        if self.is_condition {
+            self.kinds = vec![Kind::Bool];
+        }
+        Ok((parts.join(" "), self.kinds))
+    }
+
+    /// Notes the kind of an operand that begins at `start`, and refuses what SQLite would compute otherwise.
+    fn operand(&mut self, kind: &Kind, start: usize) -> Result<(), String> {
+        let before = start.checked_sub(1).and_then(|at| self.tokens.get(at));
+        let beside = |operators: &[&str]| {
+            let mut tokens = before.into_iter().chain(self.peek(0));
+            tokens.any(|token| operators.iter().any(|operator| token.is_operator(operator)))
+        };
+        let is_number = matches!(
+            kind,
+            Kind::Integer | Kind::Float | Kind::Numeric | Kind::NumericReal | Kind::NumericExact
+        );
+        if beside(&["+", "-", "*", "/"]) && !is_number {
+            return Err("it computes with what is text here".into());
+        }
+        if beside(&["||"]) && !(kind.is_textual() || *kind == Kind::Integer) {
+            return Err("its text is another here".into());
+        }
+        let is_null = self.peek(0).is_some_and(|token| token.is_word("is"));
+        if *kind == Kind::Numeric && self.scope.place == Place::Value && !is_null && !beside(COMPARISONS) {
+            return Err(COMPUTED.into());
+        }
+        if !self.in_when {
+            self.kinds.push(kind.clone());
+        }
+        Ok(())
     }
 
     fn peek(&self, ahead: usize) -> Option<&Token> {
@@ -137,17 +247,25 @@ impl Translation<'_, '_> {
                 self.call(word)
             }
             Token::Word(name) | Token::Name(name) => {
-                if let Some((kind, name)) = (self.scope.column)(name) {
+                let start = self.at;
+                if let (Some(dot), Some(Token::Word(of) | Token::Name(of))) = (self.peek(1), self.peek(2))
+                    && dot.is_mark('.')
+                    && let Some((kind, column)) = (self.scope.column)(Some(name), of)
+                {
+                    self.at += 3;
+                    return self.cast(column, &kind, start);
+                }
+                if let Some((kind, column)) = (self.scope.column)(None, name) {
                     self.at += 1;
-                    return self.cast(quoted(&name), &kind, self.at - 1);
+                    return self.cast(column, &kind, start);
                 }
                 match token {
                     Token::Word(word) if WORDS.contains(&word.as_str()) => {
                         self.at += 1;
-                        Ok(word.to_uppercase())
+                        Ok(self.word(word)?)
                     }
                     Token::Word(word)
-                        if self.scope.is_default
+                        if self.scope.place == Place::Default
                             && ["current_timestamp", "localtimestamp", "current_date"].contains(&word.as_str()) =>
                     {
                         self.at += 1;
@@ -165,29 +283,59 @@ impl Translation<'_, '_> {
         }
     }
 
+    /// A word that means the same.
+    fn word(&mut self, word: &str) -> Result<String, String> {
+        match word {
+            "when" => self.in_when = true,
+            "then" => self.in_when = false,
+            "in" | "between" | "distinct" => (self.is_condition, self.compares) = (true, true),
+            "and" | "or" | "not" | "is" if !self.in_when => self.is_condition = true,
+            "true" | "false" if !self.in_when => self.kinds.push(Kind::Bool),
+            // Of any type.
+            "null" => while self.target_of_cast()?.is_some() {},
+            _ => {}
+        }
+        Ok(word.to_uppercase())
+    }
+
     /// What is in parentheses, with the casts behind it.
     fn group(&mut self) -> Result<String, String> {
         let start = self.at;
         let mut cursor = Cursor::new(&self.tokens[self.at..]);
         let inner = cursor.parenthesised().ok_or("a parenthesis has no end")?;
         self.at += inner.len() + 2;
-        let text = translate(inner, self.scope)?;
+        if inner
+            .first()
+            .is_some_and(|token| token.is_word("select") || token.is_word("with"))
+        {
+            let query = self.scope.query.ok_or("a query has no place here")?;
+            return Ok(format!("({})", query(inner, true)?));
+        }
+        let (text, kinds) = translate_with_kinds(inner, self.scope)?;
         let is_number = match inner {
             [Token::Number(_)] => true,
             [Token::Operator(sign), Token::Number(_)] => sign == "-",
             _ => false,
         };
         if is_number {
+            let mut last = kinds.last().cloned().unwrap_or(Kind::Float);
             while let Some(kind) = self.target_of_cast()? {
                 if !matches!(kind, Kind::Integer | Kind::Float | Kind::Numeric | Kind::NumericReal) {
                     return Err("a number as another type has no counterpart".into());
                 }
+                last = kind;
             }
+            self.operand(&last, start)?;
             return Ok(format!("({text})"));
         }
         // The kind of `(column)` is known.
         let kind = match inner {
-            [Token::Word(name) | Token::Name(name)] => (self.scope.column)(name).map(|(kind, _)| kind),
+            [Token::Word(name) | Token::Name(name)] => (self.scope.column)(None, name).map(|(kind, _)| kind),
+            [
+                Token::Word(of) | Token::Name(of),
+                Token::Mark('.'),
+                Token::Word(name) | Token::Name(name),
+            ] => (self.scope.column)(Some(of), name).map(|(kind, _)| kind),
             [.., cast, _] if cast.is_operator("::") => inner.last().and_then(|token| match token {
                 Token::Word(name) if name == "text" => Some(Kind::Text),
                 _ => None,
@@ -202,7 +350,12 @@ impl Translation<'_, '_> {
             None if self.peek(0).is_some_and(|token| token.is_operator("::")) => {
                 Err("the type of what is cast is not known".into())
             }
-            None => Ok(format!("({text})")),
+            None => {
+                for kind in &kinds {
+                    self.operand(kind, start)?;
+                }
+                Ok(format!("({text})"))
+            }
         }
     }
 
@@ -216,11 +369,18 @@ impl Translation<'_, '_> {
     }
 
     fn cast_of_literal(&mut self, text: &str, is_text: bool) -> Result<String, String> {
-        let mut kind = if is_text { Kind::Text } else { Kind::Float };
+        let start = self.at - 1;
+        let mut kind = match is_text {
+            true => Kind::Text,
+            false if text.bytes().all(|byte| byte.is_ascii_digit()) => Kind::Integer,
+            // A literal with a point is numeric there.
+            false => Kind::Numeric,
+        };
         let mut was_cast = false;
         while let Some(next) = self.target_of_cast()? {
             (kind, was_cast) = (next, true);
         }
+        self.operand(&kind, start)?;
         match kind {
             _ if !was_cast && !is_text => Ok(text.to_owned()),
             // It is compared with numbers, and stands in the statement as it is.
@@ -263,6 +423,7 @@ impl Translation<'_, '_> {
                 kind = next;
             }
         }
+        self.operand(&kind, start)?;
         match kind {
             // PostgreSQL's order of enums, amounts, addresses and ranges is not that of their text.
             Kind::AsText | Kind::Interval if self.is_ordered(start, kind == Kind::Interval) => {
@@ -296,7 +457,9 @@ impl Translation<'_, '_> {
             let inner = cursor.parenthesised().ok_or("ANY without an array")?;
             self.at += 2 + inner.len() + 2;
             let items = array(inner).ok_or("ANY is read of ARRAY[..] alone")?;
-            let items = translate(items, self.scope)?;
+            let (items, kinds) = translate_with_kinds(items, self.scope)?;
+            self.kinds.extend(kinds);
+            (self.is_condition, self.compares) = (true, true);
             return Ok(format!("{sqlite} ({items})"));
         }
         let like = match operator {
@@ -314,12 +477,17 @@ impl Translation<'_, '_> {
             let pattern = string(&pattern.replace('%', "*").replace('_', "?"));
             self.at += 2;
             while self.target_of_cast()?.is_some() {}
+            self.is_condition = true;
             return Ok(format!("{glob} {pattern}"));
         }
         if !OPERATORS.contains(&operator) {
             return Err(format!("the operator {operator} has no counterpart"));
         }
         self.at += 1;
+        if COMPARISONS.contains(&operator) {
+            self.is_condition |= !self.in_when;
+            self.compares = true;
+        }
         Ok(operator.to_owned())
     }
 
@@ -327,23 +495,152 @@ impl Translation<'_, '_> {
         let start = self.at;
         let mut cursor = Cursor::new(&self.tokens[self.at + 1..]);
         let inner = cursor.parenthesised().ok_or("a call has no end")?;
-        let after = self.at + 1 + inner.len() + 2;
-        let result = match name {
-            "now" | "statement_timestamp" | "transaction_timestamp" | "clock_timestamp" if self.scope.is_default => {
-                NOW.to_owned()
+        self.at += inner.len() + 3;
+        let place = self.scope.place;
+        if let ("exists", Some(query)) = (name, self.scope.query) {
+            self.is_condition = true;
+            return Ok(format!("EXISTS ({})", query(inner, false)?));
+        }
+        if place.is_of_view() && AGGREGATES.contains(&name) {
+            return self.aggregate(name, inner, start);
+        }
+        let (result, kinds) = match name {
+            "now" | "statement_timestamp" | "transaction_timestamp" | "clock_timestamp" if place == Place::Default => {
+                (NOW.to_owned(), vec![Kind::TimestampTz])
             }
-            "gen_random_uuid" | "uuid_generate_v4" if self.scope.is_default => RANDOM_UUID.to_owned(),
+            "gen_random_uuid" | "uuid_generate_v4" if place == Place::Default => {
+                (RANDOM_UUID.to_owned(), vec![Kind::Uuid])
+            }
             name => {
                 let known = FUNCTIONS.iter().find(|(there, _)| *there == name);
                 let (_, sqlite) = known.ok_or_else(|| format!("the function {name} has no counterpart"))?;
-                format!("{sqlite}({})", translate(inner, self.scope)?)
+                if place.is_of_view() && OF_ASCII.contains(&name) {
+                    return Err(format!("{name} means the same for the letters of ASCII alone"));
+                }
+                let (arguments, kinds) = translate_with_kinds(inner, self.scope)?;
+                let kinds = match *sqlite {
+                    "abs" | "coalesce" | "nullif" => kinds,
+                    "length" => vec![Kind::Integer],
+                    _ => vec![Kind::Text],
+                };
+                (format!("{sqlite}({arguments})"), kinds)
             }
         };
-        self.at = after;
         if self.peek(0).is_some_and(|token| token.is_operator("::")) {
             return self.cast(result, &Kind::Text, start);
         }
+        for kind in &kinds {
+            self.operand(kind, start)?;
+        }
         Ok(result)
+    }
+
+    /// A function over the rows of a view.
+    fn aggregate(&mut self, name: &str, inner: &[Token], start: usize) -> Result<String, String> {
+        let scope = Scope {
+            place: Place::Value,
+            ..*self.scope
+        };
+        let (distinct, inner) = match inner {
+            [Token::Word(word), rest @ ..] if word == "distinct" => ("DISTINCT ", rest),
+            inner => ("", inner),
+        };
+        let order = inner
+            .windows(2)
+            .position(|two| two[0].is_word("order") && two[1].is_word("by"));
+        let (inner, order) = inner.split_at(order.unwrap_or(inner.len()));
+        let is_star = matches!(inner, [Token::Operator(star)] if star == "*");
+        let (arguments, kinds) = match is_star {
+            true => ("*".to_owned(), Vec::new()),
+            // Only whether there is a value counts.
+            false if name == "count" && distinct.is_empty() => {
+                let scope = Scope {
+                    place: Place::Condition,
+                    ..*self.scope
+                };
+                translate_with_kinds(inner, &scope)?
+            }
+            false => translate_with_kinds(inner, &scope)?,
+        };
+        if !distinct.is_empty() && !kinds.iter().all(is_comparable) {
+            return Err("DISTINCT of values that may be the same with another text".into());
+        }
+        let sums = |kind: &Kind| matches!(kind, Kind::Integer | Kind::Float | Kind::NumericReal);
+        let (function, kind) = match name {
+            "count" => ("count", Kind::Integer),
+            "sum" if kinds.iter().all(sums) => {
+                let is_real = kinds.iter().any(|kind| *kind != Kind::Integer);
+                ("sum", if is_real { Kind::Float } else { Kind::Integer })
+            }
+            "avg" if kinds.iter().all(|kind| *kind == Kind::Float) => ("avg", Kind::Float),
+            "min" | "max" if kinds.iter().all(is_comparable) => {
+                let kind = kinds
+                    .first()
+                    .cloned()
+                    .ok_or("the type of what is compared is not known")?;
+                (if name == "min" { "min" } else { "max" }, kind)
+            }
+            "bool_and" | "every" => ("min", Kind::Bool),
+            "bool_or" => ("max", Kind::Bool),
+            "string_agg" if distinct.is_empty() && kinds.iter().all(|kind| *kind == Kind::Text) => {
+                ("group_concat", Kind::Text)
+            }
+            _ => return Err(format!("{name} of this type has no counterpart")),
+        };
+        let order = match order {
+            [] => String::new(),
+            [_, _, keys @ ..] => format!(" ORDER BY {}", sorted(keys, &scope)?),
+            [_] => return Err("ORDER without BY".into()),
+        };
+        let mut result = format!("{function}({distinct}{arguments}{order})");
+        if self.peek(0).is_some_and(|token| token.is_word("filter")) {
+            let mut cursor = Cursor::new(&self.tokens[self.at + 1..]);
+            let filter = cursor.parenthesised().ok_or("FILTER without a condition")?;
+            self.at += 1 + filter.len() + 2;
+            let scope = Scope {
+                place: Place::Condition,
+                ..*self.scope
+            };
+            let condition = filter.get(1..).ok_or("FILTER without a condition")?;
+            result.push_str(&format!(" FILTER (WHERE {})", translate(condition, &scope)?));
+        }
+        if self.peek(0).is_some_and(|token| token.is_operator("::")) {
+            return self.cast(result, &kind, start);
+        }
+        self.operand(&kind, start)?;
+        Ok(result)
+    }
+}
+
+/// The keys of ORDER BY. NULL is the greatest value in PostgreSQL, and the least in SQLite.
+pub(super) fn sorted(keys: &[Token], scope: &Scope<'_>) -> Result<String, String> {
+    let mut sorted = Vec::new();
+    for key in split(keys) {
+        let (key, nulls) = match key {
+            [key @ .., nulls, first] if nulls.is_word("nulls") => (key, Some(first.is_word("first"))),
+            key => (key, None),
+        };
+        let (key, descends) = match key {
+            [key @ .., word] if word.is_word("desc") => (key, true),
+            [key @ .., word] if word.is_word("asc") => (key, false),
+            key => (key, false),
+        };
+        let order = if descends { " DESC" } else { "" };
+        let first = if nulls.unwrap_or(descends) { "FIRST" } else { "LAST" };
+        sorted.push(format!("{}{order} NULLS {first}", comparable(key, scope, "sorts by")?));
+    }
+    Ok(sorted.join(", "))
+}
+
+/// An expression whose values both databases compare alike.
+pub(super) fn comparable(tokens: &[Token], scope: &Scope<'_>, does: &str) -> Result<String, String> {
+    let (sql, kinds) = translate_with_kinds(tokens, scope)?;
+    match kinds.iter().all(is_comparable) {
+        true => Ok(sql),
+        false => Err(format!(
+            "it {does} {}, whose values are compared otherwise here",
+            shown(tokens)
+        )),
     }
 }
 
@@ -371,24 +668,28 @@ fn array(tokens: &[Token]) -> Option<&[Token]> {
 mod tests {
     use super::super::sql::tokens;
     use super::*;
+    use crate::connection::sql_text::quoted;
 
     fn translated(text: &str, is_default: bool) -> Result<String, String> {
-        let column = |name: &str| {
+        let column = |_: Option<&str>, name: &str| {
             let kind = match name {
                 "status" | "email" => Kind::Text,
                 "id" | "n" => Kind::Integer,
                 "price" => Kind::Numeric,
                 "at" => Kind::Timestamp,
+                "day" => Kind::Date,
+                "done" => Kind::Bool,
                 "ip" | "rating" => Kind::AsText,
                 "span" => Kind::Interval,
                 _ => return None,
             };
-            Some((kind, name.to_owned()))
+            Some((kind, quoted(name)))
         };
         let scope = Scope {
             column: &column,
             kind: &|name| Kind::of_builtin(name, false),
-            is_default,
+            place: if is_default { Place::Default } else { Place::Rule },
+            query: None,
         };
         translate(&tokens(text).unwrap(), &scope)
     }
@@ -441,6 +742,16 @@ mod tests {
             "price < '1) OR (1'::numeric",
             "price < '--1'::numeric",
             "price < ''::numeric",
+            "((day - day) > 5)",
+            "((day + 1) > day)",
+            "(day < at)",
+            "(at >= '2020-01-01'::date)",
+            "at = ANY (ARRAY['2020-01-01'::date])",
+            "((done || 'x'::text) = 'truex'::text)",
+            "((price || 'x'::text) = '1.50x'::text)",
+            "((at || 'x'::text) = ''::text)",
+            "count(*) > 1",
+            "id IN ( SELECT 1)",
         ] {
             assert!(translated(from, false).is_err(), "{from}");
         }

@@ -60,6 +60,7 @@ pub(super) fn adopt(store: &Store, plan: &mut Plan, source: &str) -> Result<()> 
     let mut problems = Vec::new();
     plan.is_made = true;
     plan.indexes.clear();
+    plan.views.clear();
     plan.notes
         .retain(|note| plan.skipped.iter().any(|name| note.object == name.shown()));
     let note = PostgresNote::new(

@@ -1,17 +1,17 @@
 //! Rows into the new database, and the comparison with the source.
 
-use rusqlite::params_from_iter;
 use rusqlite::types::{Value, ValueRef};
+use rusqlite::{ffi, params_from_iter};
 
 use super::kind::Kind;
 use super::model::Model;
 use super::report::{ImportedTable, PostgresNote};
-use super::schema::{Plan, Target};
+use super::schema::{Plan, Target, left_out};
 use super::source::{Rows, Source};
 use super::values::{Moment, canonical_source, canonical_target, has_bounds, value};
 use super::{OPERATION, PostgresImportProgress, PostgresImportStage, PostgresNan, failed};
 use crate::connection::sql_text::quoted;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, primary_code};
 use crate::maintenance::progress::ProgressReporter;
 use crate::postgres::canonical::{TableHash, Value as Canonical, append_blob};
 use crate::queue::pending::Pending;
@@ -28,6 +28,7 @@ pub(super) struct Load<'s> {
     plan: Plan,
     model: Model,
     nan: PostgresNan,
+    views: Vec<String>,
     notes: Vec<PostgresNote>,
     reporter: &'s ProgressReporter<PostgresImportProgress>,
 }
@@ -69,13 +70,15 @@ impl<'s> Load<'s> {
             plan,
             model,
             nan,
+            views: Vec::new(),
             notes,
             reporter,
         }
     }
 
-    pub(super) fn into_notes(self) -> Vec<PostgresNote> {
-        self.notes
+    /// The views that were made, and what is not as it was.
+    pub(super) fn into_views_and_notes(self) -> (Vec<String>, Vec<PostgresNote>) {
+        (self.views, self.notes)
     }
 
     /// Makes the tables, loads them, makes the indexes, and compares.
@@ -104,8 +107,30 @@ impl<'s> Load<'s> {
         })?;
         let indexes = self.plan.indexes.iter().map(|(_, sql)| sql.clone());
         self.execute(indexes.collect())?;
+        self.make_views()?;
         self.check_foreign_keys(source)?;
         compare(self, source)
+    }
+
+    /// Makes the views. One that SQLite does not prepare is left out.
+    fn make_views(&mut self) -> Result<()> {
+        for view in std::mem::take(&mut self.plan.views) {
+            let select = format!("SELECT * FROM {}", quoted(&view.name));
+            let sql = view.sql.clone();
+            let made = self.store.write(move |tx| {
+                tx.execute_batch(&sql)?;
+                tx.prepare(&select)?;
+                Ok(())
+            });
+            match made {
+                Ok(()) => self.views.push(view.name),
+                Err(error) if is_of_the_sql(&error) => {
+                    self.notes.push(left_out(&view.source, &view.query, &error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn execute(&self, statements: Vec<String>) -> Result<()> {
@@ -227,6 +252,11 @@ impl<'s> Load<'s> {
     }
 }
 
+/// Whether SQLite could not read a statement, and nothing else is wrong.
+fn is_of_the_sql(error: &Error) -> bool {
+    error.sqlite().and_then(primary_code) == Some(ffi::SQLITE_ERROR)
+}
+
 /// Reads the source once more, and each row in the file beside it.
 fn compare(load: &Load<'_>, source: &mut Source) -> Result<Vec<ImportedTable>> {
     let (plan, model, nan) = (&load.plan, &load.model, load.nan);
@@ -235,10 +265,7 @@ fn compare(load: &Load<'_>, source: &mut Source) -> Result<Vec<ImportedTable>> {
     let mut compared = 0;
     let mut cancelled = None;
     let name = source.name().to_owned();
-    let mut hashes: Vec<_> = targets
-        .iter()
-        .map(|_| (TableHash::default(), TableHash::default()))
-        .collect();
+    let mut hashes = vec![TableHash::default(); targets.len()];
     let mut differences: Vec<String> = Vec::new();
     let mut counts = vec![0_u64; targets.len()];
     let read = load.store.read(|tx| {
@@ -249,9 +276,9 @@ fn compare(load: &Load<'_>, source: &mut Source) -> Result<Vec<ImportedTable>> {
         let (mut here, mut there) = (Vec::new(), Vec::new());
         source.rows(model, plan, &mut |rows, fields| {
             let target = &targets[rows.table];
-            let (of_source, of_file) = &mut hashes[rows.table];
+            let hash = &mut hashes[rows.table];
             here.clear();
-            let place = place(target, rows, fields, of_source.rows())?;
+            let place = place(target, rows, fields, hash.rows())?;
             let found = statements[rows.table].query(params_from_iter(&place));
             let mut found = found.map_err(|error| error.to_string())?;
             let row = found.next().map_err(|error| error.to_string())?;
@@ -276,14 +303,14 @@ fn compare(load: &Load<'_>, source: &mut Source) -> Result<Vec<ImportedTable>> {
                     differs = Some(format!(
                         "{}: row {}, column {}: PostgreSQL has {value:?}, and the file has another value{reason}",
                         target.source.shown(),
-                        of_source.rows() + 1,
+                        hash.rows() + 1,
                         column.source
                     ));
                 }
             }
             differences.extend(differs.filter(|_| differences.len() < MAX_NAMED));
-            of_source.add(rows.columns.len(), &here);
-            of_file.add(rows.columns.len(), &there);
+            // The bytes of both sides are the same, or there is a difference.
+            hash.add(rows.columns.len(), &here);
             step(load.reporter, PostgresImportStage::Compare, &mut compared).map_err(|error| {
                 cancelled = Some(error);
                 String::new()
@@ -300,23 +327,19 @@ fn compare(load: &Load<'_>, source: &mut Source) -> Result<Vec<ImportedTable>> {
     }
     read?;
     let mut tables = Vec::new();
-    for ((target, (of_source, of_file)), count) in targets.iter().zip(hashes).zip(counts) {
-        let rows = of_source.rows();
+    for ((target, hash), count) in targets.iter().zip(hashes).zip(counts) {
+        let rows = hash.rows();
         if rows != count {
             differences.push(format!(
                 "{}: {rows} rows in the source, {count} in the file",
                 target.source.shown()
             ));
         }
-        let (sha256, of_file) = (of_source.finish(), of_file.finish());
-        if sha256 != of_file && differences.is_empty() {
-            differences.push(format!("{}: the hashes differ", target.source.shown()));
-        }
         tables.push(ImportedTable {
             source: target.source.shown(),
             table: target.name.clone(),
             rows,
-            sha256,
+            sha256: hash.finish(),
         });
     }
     match differences.is_empty() {

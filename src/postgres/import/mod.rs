@@ -7,6 +7,7 @@
 //! model.rs       the schema that these statements make
 //! kind.rs        types, and the column that each becomes
 //! expression.rs  defaults, checks, predicates
+//! view.rs        queries of views
 //! schema.rs      the schema of the new database
 //! values.rs      values, and the bytes by which both sides are compared
 //! source.rs      rows of a dump or of a server
@@ -29,6 +30,7 @@ mod schema;
 mod source;
 mod sql;
 mod values;
+mod view;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -312,10 +314,12 @@ impl PostgresImport {
             ));
         }
         let path = build.finish()?;
+        let (views, notes) = load.into_views_and_notes();
         Ok(PostgresImportReport {
             path,
             tables,
-            notes: load.into_notes(),
+            views,
+            notes,
             duration: began.elapsed(),
         })
     }

@@ -1,6 +1,6 @@
 //! A schema of PostgreSQL, read from the statements of a dump.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::kind::TypeName;
 use super::sql::{Token, shown, tokens};
@@ -30,6 +30,8 @@ pub(super) struct Model {
     pub(super) sequences: BTreeMap<Name, Sequence>,
     pub(super) views: Vec<View>,
     pub(super) indexes: Vec<Index>,
+    /// Tables that others inherit from: a query of them has the rows of the others, too.
+    pub(super) parents: BTreeSet<Name>,
     /// What has no counterpart: its kind, its name.
     pub(super) others: Vec<(&'static str, String)>,
 }
@@ -354,6 +356,7 @@ impl Model {
             let mut columns: Vec<Column> = Vec::new();
             for parent in split(parents) {
                 let parent = Cursor::new(parent).name().ok_or("INHERITS without a table")?;
+                self.parents.insert(parent.clone());
                 let inherited = &self.table_mut(&parent)?.columns;
                 for column in inherited {
                     let known = |there: &Column| there.name == column.name;
@@ -511,6 +514,7 @@ impl Model {
         } else if c.take_all(&["enable", "row"]) || c.take_all(&["force", "row"]) {
             self.other("row-level security", &name.shown());
         } else if c.take("inherit") {
+            self.parents.extend(c.name());
             self.other("inheritance", &name.shown());
         }
         Ok(())
@@ -684,6 +688,10 @@ impl<'t> Cursor<'t> {
         Self { tokens, at: 0 }
     }
 
+    pub(super) fn skip(&mut self, count: usize) {
+        self.at += count;
+    }
+
     pub(super) fn rest(&self) -> &'t [Token] {
         &self.tokens[self.at.min(self.tokens.len())..]
     }
@@ -716,7 +724,7 @@ impl<'t> Cursor<'t> {
     }
 
     /// Names with dots between them.
-    fn path(&mut self) -> Vec<String> {
+    pub(super) fn path(&mut self) -> Vec<String> {
         let mut path = Vec::new();
         while let Some(name) = self.identifier() {
             path.push(name);

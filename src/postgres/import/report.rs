@@ -15,6 +15,8 @@ pub struct PostgresImportReport {
     pub path: PathBuf,
     /// The tables, in the order of the source.
     pub tables: Vec<ImportedTable>,
+    /// The views that were made, by their names in the new database. Their rows are not compared.
+    pub views: Vec<String>,
     /// What was changed or left out, and what takes its place.
     pub notes: Vec<PostgresNote>,
     /// The time of all steps, the comparison included.
@@ -33,8 +35,7 @@ pub struct ImportedTable {
     pub table: String,
     /// Rows, the same number on both sides.
     pub rows: u64,
-    /// The SHA-256 of the canonical values of all rows, in the order of the source. It was computed for the source and
-    /// for the file, and both are the same.
+    /// The SHA-256 of the canonical values of all rows, in the order of the source. Those of the file are the same bytes.
     pub sha256: String,
 }
 
@@ -87,6 +88,9 @@ impl Display for PostgresImportReport {
                 table.source, table.table, table.rows, table.sha256
             )?;
             writeln!(f)?;
+        }
+        for view in &self.views {
+            writeln!(f, "view {view}")?;
         }
         if !self.notes.is_empty() {
             writeln!(f, "not as it was:")?;

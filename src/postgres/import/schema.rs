@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::expression::{Scope, literal, translate};
+use super::expression::{Place, Scope, literal, translate};
 use super::kind::{Kind, TypeName};
-use super::model::{Column, Constraint, Index, Model, Name, Rule, Table};
+use super::model::{Column, Constraint, Index, Model, Name, Rule, Table, View};
 use super::report::PostgresNote;
 use super::sql::{Token, shown};
+use super::view::{Relation, RelationColumn, Views};
 use crate::connection::sql_text::{quoted, string};
 
 /// The checks of a domain with its name, its default, and whether it is NOT NULL.
@@ -51,11 +52,23 @@ pub(super) struct TargetColumn {
     ddl: String,
 }
 
+/// A view of the new database.
+#[derive(Clone, Debug)]
+pub(super) struct TargetView {
+    pub(super) source: Name,
+    pub(super) name: String,
+    pub(super) sql: String,
+    /// Its query in PostgreSQL.
+    pub(super) query: String,
+}
+
 /// The new schema.
 pub(super) struct Plan {
     pub(super) tables: Vec<Target>,
     /// `CREATE INDEX`, made once the rows are there.
     pub(super) indexes: Vec<(Name, String)>,
+    /// Made after all tables, each behind those that it reads.
+    pub(super) views: Vec<TargetView>,
     pub(super) notes: Vec<PostgresNote>,
     /// Whether migrations have made the tables.
     pub(super) is_made: bool,
@@ -138,7 +151,9 @@ pub(super) fn plan(model: &Model, rules: Rules) -> Plan {
         .filter(|table| table.partition_of.is_none())
         .collect();
     // Names and columns of all tables first: foreign keys name them.
-    let mut made: Vec<Target> = tables.iter().map(|table| planner.table(table)).collect();
+    let names = planner.table_names(&tables);
+    let named = tables.iter().zip(names);
+    let mut made: Vec<Target> = named.map(|(table, name)| planner.table(table, name)).collect();
     for target in &made {
         let columns = target
             .columns
@@ -152,6 +167,7 @@ pub(super) fn plan(model: &Model, rules: Rules) -> Plan {
         planner.rules_of(table, target);
         planner.partitions(table);
     }
+    let views = planner.views(&made);
     let indexes = model
         .indexes
         .iter()
@@ -161,6 +177,7 @@ pub(super) fn plan(model: &Model, rules: Rules) -> Plan {
     Plan {
         tables: made,
         indexes,
+        views,
         notes: planner.notes,
         is_made: false,
         skipped: Vec::new(),
@@ -210,15 +227,23 @@ impl Planner<'_> {
         }
     }
 
+    /// The names of the tables. Those of `public` choose first, in whatever order a source has them.
+    fn table_names(&mut self, tables: &[&Table]) -> Vec<String> {
+        let mut names = vec![String::new(); tables.len()];
+        for of_public in [true, false] {
+            let places = tables.iter().enumerate();
+            for (at, table) in places.filter(|(_, table)| (table.name.schema == "public") == of_public) {
+                names[at] = self.names.take(&wanted_name(&table.name));
+            }
+        }
+        names
+    }
+
     /// The columns of a table.
-    fn table(&mut self, table: &Table) -> Target {
-        let wanted = match table.name.schema.as_str() {
-            "public" => table.name.name.clone(),
-            schema => format!("{schema}_{}", table.name.name),
-        };
-        let name = self.names.take(&wanted);
+    fn table(&mut self, table: &Table, name: String) -> Target {
+        let wanted = wanted_name(&table.name);
         if name != wanted {
-            let problem = format!("is the table {name}: SQLite's names are the same in upper and lower case");
+            let problem = format!("is the table {name}: {wanted} is another's in upper or lower case, or SQLite's own");
             self.note(&table.name.shown(), problem, "");
         }
         if table.columns.is_empty() {
@@ -341,8 +366,9 @@ impl Planner<'_> {
         }
     }
 
-    fn scoped(&self, tokens: &[Token], target: &Target, is_default: bool) -> Result<String, String> {
-        let column = |name: &str| {
+    fn scoped(&self, tokens: &[Token], target: &Target, place: Place) -> Result<String, String> {
+        let column = |of: Option<&str>, name: &str| {
+            let name = of.is_none().then_some(name)?;
             let at = target.column(name)?;
             let column = target.columns.get(at)?;
             // The order of an enum is not that of its text.
@@ -351,12 +377,13 @@ impl Planner<'_> {
                 true => Kind::AsText,
                 false => column.kind.clone(),
             };
-            Some((kind, column.name.clone()))
+            Some((kind, quoted(&column.name)))
         };
         let scope = Scope {
             column: &column,
             kind: &|name| self.kind(name),
-            is_default,
+            place,
+            query: None,
         };
         translate(tokens, &scope)
     }
@@ -394,7 +421,7 @@ impl Planner<'_> {
         if let Some(generated) = &column.generated {
             let translated = match reason_to_keep(generated, &kind) {
                 Some(reason) => Err(reason.to_owned()),
-                None => self.scoped(generated, target, false),
+                None => self.scoped(generated, target, Place::Rule),
             };
             let translated = translated.and_then(|sql| match sql.contains(" AS REAL)") {
                 true => Err("numeric has more digits than SQLite computes with".into()),
@@ -454,11 +481,14 @@ impl Planner<'_> {
             check(format!("{name} IN ({values})"));
         }
         for (domain, tokens) in domain_checks {
-            let value = |word: &str| (word == "value").then(|| (kind.clone(), target.columns[at].name.clone()));
+            let value = |of: Option<&str>, word: &str| {
+                (of.is_none() && word == "value").then(|| (kind.clone(), quoted(&target.columns[at].name)))
+            };
             let scope = Scope {
                 column: &value,
                 kind: &|name| self.kind(name),
-                is_default: false,
+                place: Place::Rule,
+                query: None,
             };
             match translate(&tokens, &scope) {
                 Ok(sql) => ddl.push_str(&format!(" CHECK ({sql})")),
@@ -496,7 +526,7 @@ impl Planner<'_> {
     }
 
     fn default(&self, tokens: &[Token], kind: &Kind, target: &Target) -> Result<String, String> {
-        let sql = self.scoped(tokens, target, true)?;
+        let sql = self.scoped(tokens, target, Place::Default)?;
         let is_time = sql.contains("strftime(");
         match kind {
             Kind::TimestampTz => Ok(sql),
@@ -545,7 +575,7 @@ impl Planner<'_> {
                 self.note(&object, "is NOT VALID, so rows may violate it, and is left out", "");
                 None
             }
-            Rule::Check(tokens) => match self.scoped(tokens, target, false) {
+            Rule::Check(tokens) => match self.scoped(tokens, target, Place::Rule) {
                 Ok(sql) => Some(format!("{named}CHECK ({sql})")),
                 Err(reason) => {
                     let problem = format!("the check is left out: {}: {reason}", shown(tokens));
@@ -657,7 +687,7 @@ impl Planner<'_> {
             keys.extend(included.map(|at| quoted(&target.columns[at].name)));
         }
         let predicate = match &index.predicate {
-            Some(predicate) => format!(" WHERE {}", self.scoped(predicate, target, false)?),
+            Some(predicate) => format!(" WHERE {}", self.scoped(predicate, target, Place::Rule)?),
             None => String::new(),
         };
         let name = self.names.take(&index.name.name);
@@ -693,20 +723,90 @@ impl Planner<'_> {
         {
             return Ok(format!("{}{order}", quoted(&target.columns[at].name)));
         }
-        Ok(format!("{}{order}", self.scoped(rest, target, false)?))
+        Ok(format!("{}{order}", self.scoped(rest, target, Place::Rule)?))
+    }
+
+    /// The views that show the same rows here. One may read another, which is made before it.
+    fn views(&mut self, made: &[Target]) -> Vec<TargetView> {
+        let mut relations: BTreeMap<Name, Relation> = BTreeMap::new();
+        for target in made
+            .iter()
+            .filter(|target| !self.model.parents.contains(&target.source))
+        {
+            relations.insert(target.source.clone(), self.relation(target));
+        }
+        let mut views = Vec::new();
+        let mut left: Vec<&View> = self.model.views.iter().collect();
+        loop {
+            let (count, mut failed) = (left.len(), Vec::new());
+            for view in std::mem::take(&mut left) {
+                match self.view(view, &relations) {
+                    Ok((sql, columns)) => {
+                        let name = self.names.take(&wanted_name(&view.name));
+                        relations.insert(
+                            view.name.clone(),
+                            Relation {
+                                name: name.clone(),
+                                columns,
+                            },
+                        );
+                        views.push(TargetView {
+                            source: view.name.clone(),
+                            sql: format!("CREATE VIEW {} AS {sql}", quoted(&name)),
+                            name,
+                            query: shown(&view.query),
+                        });
+                    }
+                    Err(reason) => failed.push((view, reason)),
+                }
+            }
+            if failed.len() == count {
+                for (view, reason) in failed {
+                    self.notes.push(left_out(&view.name, &shown(&view.query), &reason));
+                }
+                return views;
+            }
+            left = failed.into_iter().map(|(view, _)| view).collect();
+        }
+    }
+
+    fn relation(&self, target: &Target) -> Relation {
+        let source = self.model.table(&target.source);
+        let columns = target.columns.iter().enumerate().map(|(at, column)| RelationColumn {
+            source: column.source.clone(),
+            name: column.name.clone(),
+            kind: Some(column.kind.clone()),
+            is_enum: source
+                .and_then(|table| table.columns.get(at))
+                .is_some_and(|source| self.is_enum(&source.type_name)),
+        });
+        Relation {
+            name: target.name.clone(),
+            columns: columns.collect(),
+        }
+    }
+
+    fn view(&self, view: &View, relations: &BTreeMap<Name, Relation>) -> Result<(String, Vec<RelationColumn>), String> {
+        if !view.columns.is_empty() {
+            return Err("it names its columns before its query".into());
+        }
+        let relation = |name: &Name| {
+            let known = relations.get(name).cloned();
+            known.ok_or_else(|| {
+                format!(
+                    "it reads {}, which is no table or view here with the same rows",
+                    name.shown()
+                )
+            })
+        };
+        let views = Views {
+            relation: &relation,
+            kind: &|name| self.kind(name),
+        };
+        views.translate(&view.query)
     }
 
     fn others(&mut self) {
-        for view in &self.model.views {
-            let columns = if view.columns.is_empty() {
-                ""
-            } else {
-                " (with names for its columns)"
-            };
-            let query = shown(&view.query);
-            let problem = format!("the view{columns} is left out: {query}");
-            self.note(&view.name.shown(), problem, "write it again in a migration");
-        }
         for (kind, name) in &self.model.others {
             let instead = match *kind {
                 "materialized view" => "a table, filled by a write on a schedule or by triggers",
@@ -748,6 +848,20 @@ impl Planner<'_> {
             self.notes.push(PostgresNote::new(&name.shown(), problem, instead));
         }
     }
+}
+
+/// The name of a table or a view, with its schema unless that is `public`.
+fn wanted_name(name: &Name) -> String {
+    match name.schema.as_str() {
+        "public" => name.name.clone(),
+        schema => format!("{schema}_{}", name.name),
+    }
+}
+
+/// The note of a view that is not made.
+pub(super) fn left_out(name: &Name, query: &str, reason: &str) -> PostgresNote {
+    let problem = format!("the view is left out: {reason}: {query}");
+    PostgresNote::new(&name.shown(), problem, "write it again in a migration")
 }
 
 pub(super) fn primary_key(table: &Table) -> Option<&[String]> {

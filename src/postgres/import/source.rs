@@ -113,6 +113,13 @@ fn read_schema(path: &Path, model: &mut Model) -> Result<(), String> {
     while let Some(statement) = dump.statement()? {
         match Kind::of(&statement.sql) {
             Kind::Copy => while dump.row()?.is_some() {},
+            Kind::Insert if statement.has_changed_text => {
+                return Err(format!(
+                    "line {}: the lines of the dump end with CR LF, and a value has several lines, whose line ends may have \
+                     been LF before: copy the dump as it is, or make it with COPY, without --inserts",
+                    statement.line
+                ));
+            }
             Kind::Insert => {}
             Kind::Schema => {
                 let applied = model.apply(&statement.sql);
@@ -234,7 +241,12 @@ fn insert(sql: &str, model: &Model, plan: &Plan, each: &mut Each<'_>) -> Result<
         return Err("INSERT is read with VALUES alone".into());
     }
     for row in split(cursor.rest()) {
-        let row = Cursor::new(row).parenthesised().ok_or("VALUES without a row")?;
+        let mut rest = Cursor::new(row);
+        let row = rest.parenthesised().ok_or("VALUES without a row")?;
+        rest.take_all(&["on", "conflict", "do", "nothing"]);
+        if !rest.rest().is_empty() {
+            return Err("INSERT is read with VALUES and ON CONFLICT DO NOTHING alone".into());
+        }
         let values = split(row);
         if values.len() != columns.len() {
             return Err(format!("{} values for {} columns", values.len(), columns.len()));

@@ -141,8 +141,8 @@ fn checksum_is_that_of_a_binary_copy() {
 #[test]
 fn chinook_is_at_the_server_row_by_row() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(store) = chinook(folder.path()) else { return };
     let Some(server) = Postgres::start() else { return };
+    let store = chinook(folder.path());
     let report = store.export_to_postgres(&server.database("chinook")).run().unwrap();
     println!("{report}");
     assert!(report.misfits.is_empty() && report.tables.len() == 11, "{report}");

@@ -1,8 +1,13 @@
 //! Moves from and to a real PostgreSQL server, which each test starts for itself.
 
+pub(crate) mod breaks;
+mod dumps;
 pub(crate) mod export;
 mod import;
+pub(crate) mod large;
 mod losses;
 pub(crate) mod resume;
 mod round_trip;
-mod tls;
+pub(crate) mod tls;
+mod values;
+mod views;

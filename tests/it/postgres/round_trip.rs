@@ -4,6 +4,8 @@ use std::path::Path;
 
 use larder::{Migration, Migrations, Options, PgType, Store};
 
+#[cfg(feature = "csv")]
+use crate::support::child::skipped;
 use crate::support::postgres::{Postgres, chinook};
 
 /// Every row of every table with the classes of its values, in the order of its text.
@@ -88,11 +90,8 @@ fn every_class_of_sqlite_comes_back() {
     assert_eq!(next(&back).unwrap(), next(&store).unwrap());
 }
 
-#[test]
-fn chinook_comes_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(store) = chinook(folder.path()) else { return };
-    let Some(server) = Postgres::start() else { return };
+/// All statements that make the schema of a store.
+fn schema(store: &Store) -> String {
     let schema = store.read(|tx| {
         tx.query_map(
             "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'",
@@ -100,9 +99,189 @@ fn chinook_comes_back() {
             |row| row.get::<_, String>(0),
         )
     });
-    let schema: String = schema.unwrap().into_iter().map(|sql| format!("{sql};\n")).collect();
-    let back = there_and_back(&server, "chinook", &store, &schema, &folder.path().join("back.db"));
-    assert_eq!(rows(&back), rows(&store));
+    schema.unwrap().into_iter().map(|sql| format!("{sql};\n")).collect()
+}
+
+/// The SHA-256 of each table, as a report has it: of what the server got, which is compared with the store.
+fn hashes(server: &Postgres, database: &str, store: &Store) -> Vec<(String, u64, Option<String>)> {
+    let report = store.export_to_postgres(&server.database(database)).run().unwrap();
+    let tables = report.tables.into_iter();
+    let mut hashes: Vec<_> = tables.map(|table| (table.name, table.rows, table.sha256)).collect();
+    hashes.retain(|(table, ..)| !table.ends_with("_migrations"));
+    hashes.sort();
+    hashes
+}
+
+/// SQLite -> PostgreSQL -> SQLite is the identity: by all rows, and by the hash of each table.
+fn assert_identity(server: &Postgres, store: &Store, folder: &Path) {
+    let sql = schema(store);
+    let back = there_and_back(server, "there", store, &sql, &folder.join("back.db"));
+    assert_eq!(rows(&back), rows(store));
+    let wanted = hashes(server, "again", store);
+    assert!(wanted.iter().all(|(.., hash)| hash.is_some()), "{wanted:?}");
+    assert_eq!(hashes(server, "back", &back), wanted);
+}
+
+#[test]
+fn chinook_comes_back() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    assert_identity(&server, &chinook(folder.path()), folder.path());
+}
+
+#[cfg(feature = "csv")]
+const FLIGHTS: &str = "
+    CREATE TABLE airlines(carrier TEXT PRIMARY KEY, name TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE airports(faa TEXT PRIMARY KEY, name TEXT, lat REAL, lon REAL, alt INTEGER, tz REAL, dst TEXT, tzone TEXT) STRICT;
+    CREATE TABLE planes(tailnum TEXT PRIMARY KEY, year INTEGER, type TEXT, manufacturer TEXT, model TEXT, engines INTEGER,
+        seats INTEGER, speed INTEGER, engine TEXT);
+    CREATE TABLE weather(origin TEXT, year INTEGER, month INTEGER, day INTEGER, hour INTEGER, temp REAL, dewp REAL, humid REAL,
+        wind_dir INTEGER, wind_speed REAL, wind_gust REAL, precip REAL, pressure REAL, visib REAL, time_hour DATETIME);
+    CREATE INDEX by_hour ON weather(origin, time_hour);
+";
+
+#[cfg(feature = "csv")]
+#[test]
+fn nycflights_come_back() {
+    let Ok(data) = std::env::var("LARDER_NYCFLIGHTS") else {
+        skipped("LARDER_NYCFLIGHTS names no folder with the tables of nycflights13 as CSV");
+        return;
+    };
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("app.db")).unwrap();
+    store.write(|tx| tx.execute_batch(FLIGHTS)).unwrap();
+    for table in ["airlines", "airports", "planes", "weather"] {
+        let file = std::fs::File::open(Path::new(&data).join(format!("{table}.csv"))).unwrap();
+        store.bulk().csv(file).into(table).nulls(["", "NA"]).run().unwrap();
+    }
+    assert_identity(&server, &store, folder.path());
+}
+
+/// A rental of films: enum, domain, arrays, full-text vectors, partitions, keys in a circle.
+const RENTAL: &str = r#"
+    CREATE TYPE rating AS ENUM ('G', 'PG-13', 'NC''17');
+    CREATE DOMAIN year AS integer CHECK (VALUE BETWEEN 1901 AND 2155);
+    CREATE TABLE language (id serial PRIMARY KEY, name char(20) NOT NULL, updated timestamptz DEFAULT now() NOT NULL);
+    CREATE TABLE film (id serial PRIMARY KEY, title text NOT NULL, release year, language_id integer NOT NULL REFERENCES language,
+        original_id integer REFERENCES language, days smallint DEFAULT 3 NOT NULL, rate numeric(4,2) DEFAULT 4.99 NOT NULL,
+        cost numeric, rating rating DEFAULT 'G', features text[], words tsvector, length interval, seen int4range, score real[],
+        parts jsonb, poster bytea);
+    CREATE TABLE actor (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, first_name text, last_name varchar(45), born date);
+    CREATE TABLE film_actor (film_id integer REFERENCES film ON DELETE CASCADE, actor_id integer REFERENCES actor,
+        PRIMARY KEY (actor_id, film_id));
+    CREATE TABLE staff (id serial PRIMARY KEY, name text, shop_id integer, active boolean DEFAULT true NOT NULL, picture bytea,
+        key uuid DEFAULT gen_random_uuid());
+    CREATE TABLE shop (id serial PRIMARY KEY, manager_id integer NOT NULL REFERENCES staff DEFERRABLE INITIALLY DEFERRED);
+    ALTER TABLE staff ADD FOREIGN KEY (shop_id) REFERENCES shop DEFERRABLE INITIALLY DEFERRED;
+    CREATE TABLE rental (id bigserial PRIMARY KEY, film_id integer NOT NULL REFERENCES film, staff_id integer REFERENCES staff,
+        at timestamp NOT NULL, back timestamptz, price float8, UNIQUE (film_id, at));
+    CREATE TABLE payment (rental_id bigint NOT NULL REFERENCES rental, paid_at timestamptz NOT NULL, amount numeric(5,2) NOT NULL)
+        PARTITION BY RANGE (paid_at);
+    CREATE TABLE payment_1 PARTITION OF payment FOR VALUES FROM ('2022-01-01') TO ('2022-07-01');
+    CREATE TABLE payment_2 PARTITION OF payment DEFAULT;
+    INSERT INTO language (name) SELECT 'Language ' || i FROM generate_series(1, 6) i;
+    INSERT INTO film (title, release, language_id, original_id, rate, cost, rating, features, words, length, seen, score, parts, poster)
+        SELECT 'Film ''' || i || E''' \\ \t😀', nullif(1901 + i % 250, 1950), i % 6 + 1, nullif(i % 7, 0), i % 1000 / 100.0,
+            CASE i % 3 WHEN 0 THEN NULL WHEN 1 THEN i * 1234567890123456.7891 ELSE 'NaN'::numeric END,
+            (ARRAY['G', 'PG-13', 'NC''17'])[i % 3 + 1]::rating,
+            CASE i % 4 WHEN 0 THEN NULL WHEN 1 THEN '{}' ELSE ARRAY['Trailers', 'a "b", c', NULL, ''] END,
+            to_tsvector('simple', 'film number ' || i), make_interval(mins => i, days => i % 2), int4range(i, 2 * i),
+            ARRAY[i / 4.0, NULL]::real[], jsonb_build_object('n', i, 'deep', jsonb_build_array(NULL, jsonb_build_object('x', 'é'))),
+            decode(md5(i::text), 'hex')
+        FROM generate_series(1, 1000) i;
+    INSERT INTO actor (first_name, last_name, born) SELECT 'First ' || i, nullif('Last ' || i, 'Last 7'), date '1900-01-01' + i * 99
+        FROM generate_series(1, 200) i;
+    INSERT INTO film_actor SELECT i, i * 7 % 200 + 1 FROM generate_series(1, 1000) i;
+    BEGIN;
+    INSERT INTO staff (name, shop_id, picture) VALUES ('Ada', 1, '\x89504e47'), ('Bob', 2, NULL);
+    INSERT INTO shop (manager_id) VALUES (2), (1);
+    COMMIT;
+    INSERT INTO rental (film_id, staff_id, at, back, price) SELECT i % 1000 + 1, nullif(i % 3, 0),
+        timestamp '2022-01-01' + i * interval '1 hour 1.5 seconds',
+        CASE WHEN i % 5 > 0 THEN timestamptz '2022-01-02 00:00:00+02' + i * interval '1 hour' END, i / 7.0
+        FROM generate_series(1, 5000) i;
+    INSERT INTO payment SELECT i, timestamptz '2022-01-01 00:00:00+00' + i * interval '2 hours', i % 900 / 100.0
+        FROM generate_series(1, 5000) i;
+    DELETE FROM film_actor WHERE film_id > 990; DELETE FROM payment WHERE rental_id > 4990; DELETE FROM rental WHERE id > 4990;
+"#;
+
+/// The type that a column of this type is exported as again. All others are text, or what their values are.
+fn type_of(kind: &str) -> Option<PgType> {
+    Some(match kind {
+        "boolean" => PgType::Bool,
+        "smallint" => PgType::Int2,
+        "integer" => PgType::Int4,
+        "numeric" => PgType::Numeric,
+        "date" => PgType::Date,
+        "timestamp without time zone" => PgType::Timestamp,
+        "timestamp with time zone" => PgType::Timestamptz,
+        "uuid" => PgType::Uuid,
+        "jsonb" => PgType::Json,
+        _ => return None,
+    })
+}
+
+#[test]
+fn rental_of_films_comes_back_from_a_server_and_from_a_dump() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database("rental");
+    server.run("rental", RENTAL);
+    let columns = server.run(
+        "rental",
+        "SELECT table_name, column_name, data_type FROM information_schema.columns
+         WHERE table_schema = 'public' AND table_name NOT LIKE 'payment\\_%' ORDER BY 1, ordinal_position",
+    );
+    let columns: Vec<Vec<&str>> = columns.lines().map(|line| line.split('|').collect()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let dump = folder.path().join("d.sql");
+    server.dump("rental", &dump, &[]);
+    let imports = [
+        ("live", Store::import_from_postgres(&url, folder.path().join("live.db"))),
+        (
+            "dumped",
+            Store::import_from_pg_dump(&dump, folder.path().join("dumped.db")),
+        ),
+    ];
+    let mut tables: Vec<&str> = columns.iter().map(|column| column[0]).collect();
+    tables.dedup();
+    assert_eq!(tables.len(), 8);
+    for (schema, import) in imports {
+        let report = import.run().unwrap();
+        let store = Store::open(&report.path).unwrap();
+        let mut export = store.export_to_postgres(&url).schema(schema);
+        for column in &columns {
+            if let Some(kind) = type_of(column[2]) {
+                export = export.column_type(column[0], column[1], kind);
+            }
+        }
+        let sent = export.run().unwrap();
+        assert!(sent.misfits.is_empty(), "{sent}");
+        for table in &tables {
+            // The text of each value: in larder's form where the type did not come back.
+            let text = |is_back: bool| {
+                let of_table = columns.iter().filter(|column| column[0] == *table);
+                let parts = of_table.map(|column| match column[2] {
+                    "ARRAY" if !is_back => format!("array_to_json({})::text", column[1]),
+                    "jsonb" => format!("{}::jsonb::text", column[1]),
+                    "character" => format!("rtrim({}::text)", column[1]),
+                    _ => format!("{}::text", column[1]),
+                });
+                let parts: Vec<_> = parts.map(|part| format!("coalesce({part}, 'none')")).collect();
+                parts.join(" || '|' || ")
+            };
+            let hash = |schema: &str, is_back: bool| {
+                let sql = format!(
+                    "SET intervalstyle = 'iso_8601'; SET timezone = 'UTC';
+                     SELECT count(*), md5(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\"))
+                     FROM (SELECT {} AS line FROM {schema}.{table}) x",
+                    text(is_back)
+                );
+                server.run("rental", &sql)
+            };
+            assert_eq!(hash(schema, true), hash("public", false), "{table} by {schema}");
+        }
+    }
 }
 
 /// The columns with a type that an export knows, and their type there.

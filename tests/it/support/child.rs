@@ -43,9 +43,15 @@ const CHILDREN: &[(&str, Run)] = &[
     ("maintenance::vacuum", crate::maintenance::vacuum::child),
     ("migrate::processes", crate::migrate::processes::child),
     #[cfg(feature = "postgres")]
+    ("postgres::breaks", crate::postgres::breaks::child),
+    #[cfg(feature = "postgres")]
     ("postgres::export", crate::postgres::export::child),
     #[cfg(feature = "postgres")]
+    ("postgres::large", crate::postgres::large::child),
+    #[cfg(feature = "postgres")]
     ("postgres::resume", crate::postgres::resume::child),
+    #[cfg(feature = "postgres")]
+    ("postgres::tls", crate::postgres::tls::child),
     ("process::access", crate::process::access::child),
     ("process::forking", crate::process::forking::child),
     ("process::thread_locals", crate::process::thread_locals::child),
@@ -187,6 +193,13 @@ impl Child {
     #[track_caller]
     pub(crate) fn line(&self) -> String {
         self.next().expect("the child tells something before it ends")
+    }
+
+    /// The next line, however long the child works for it: minutes in the nightly suite.
+    #[cfg(feature = "postgres")]
+    #[track_caller]
+    pub(crate) fn long_line(&self) -> String {
+        self.lines.recv().expect("the child tells something before it ends")
     }
 
     /// Waits for this very line.

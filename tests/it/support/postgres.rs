@@ -309,13 +309,63 @@ fn folder_of_programs() -> Option<PathBuf> {
         .find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
 }
 
-/// A store of a copy of the Chinook database in that folder, or `None` (said visibly).
-pub(crate) fn chinook(folder: &Path) -> Option<Store> {
-    let Ok(file) = env::var("LARDER_CHINOOK") else {
-        skipped("LARDER_CHINOOK names no copy of the Chinook database");
-        return None;
-    };
+/// A store of a copy of the Chinook database in that folder. Without one in `LARDER_CHINOOK`, a database of the same shape
+/// is made: as many tables, keys and rows, of the same types.
+pub(crate) fn chinook(folder: &Path) -> Store {
     let path = folder.join("chinook.db");
-    fs::copy(file, &path).unwrap();
-    Some(Store::open(path).unwrap())
+    if let Ok(file) = env::var("LARDER_CHINOOK") {
+        fs::copy(file, &path).unwrap();
+        return Store::open(path).unwrap();
+    }
+    let store = Store::open(path).unwrap();
+    store.write(|tx| tx.execute_batch(MUSIC)).unwrap();
+    store
 }
+
+/// A shop of music.
+const MUSIC: &str = "
+    CREATE TABLE Singer (SingerId INTEGER NOT NULL, Name NVARCHAR(120), CONSTRAINT PK_Singer PRIMARY KEY (SingerId));
+    CREATE TABLE Record (RecordId INTEGER NOT NULL, Title NVARCHAR(160) NOT NULL, SingerId INTEGER NOT NULL,
+        CONSTRAINT PK_Record PRIMARY KEY (RecordId),
+        FOREIGN KEY (SingerId) REFERENCES Singer (SingerId) ON DELETE NO ACTION ON UPDATE NO ACTION);
+    CREATE TABLE Style (StyleId INTEGER NOT NULL, Name NVARCHAR(120), CONSTRAINT PK_Style PRIMARY KEY (StyleId));
+    CREATE TABLE Format (FormatId INTEGER NOT NULL, Name NVARCHAR(120), CONSTRAINT PK_Format PRIMARY KEY (FormatId));
+    CREATE TABLE Song (SongId INTEGER NOT NULL, Name NVARCHAR(200) NOT NULL, RecordId INTEGER, FormatId INTEGER NOT NULL,
+        StyleId INTEGER, Writer NVARCHAR(220), Milliseconds INTEGER NOT NULL, Bytes INTEGER, UnitPrice NUMERIC(10,2) NOT NULL,
+        CONSTRAINT PK_Song PRIMARY KEY (SongId), FOREIGN KEY (RecordId) REFERENCES Record (RecordId),
+        FOREIGN KEY (StyleId) REFERENCES Style (StyleId), FOREIGN KEY (FormatId) REFERENCES Format (FormatId));
+    CREATE TABLE Worker (WorkerId INTEGER NOT NULL, Name NVARCHAR(20) NOT NULL, ReportsTo INTEGER, BirthDate DATETIME,
+        CONSTRAINT PK_Worker PRIMARY KEY (WorkerId), FOREIGN KEY (ReportsTo) REFERENCES Worker (WorkerId));
+    CREATE TABLE Client (ClientId INTEGER NOT NULL, Name NVARCHAR(40) NOT NULL, Company NVARCHAR(80), City NVARCHAR(40),
+        PostalCode NVARCHAR(10), Email NVARCHAR(60) NOT NULL, WorkerId INTEGER,
+        CONSTRAINT PK_Client PRIMARY KEY (ClientId), FOREIGN KEY (WorkerId) REFERENCES Worker (WorkerId));
+    CREATE TABLE Bill (BillId INTEGER NOT NULL, ClientId INTEGER NOT NULL, BillDate DATETIME NOT NULL,
+        Total NUMERIC(10,2) NOT NULL, CONSTRAINT PK_Bill PRIMARY KEY (BillId),
+        FOREIGN KEY (ClientId) REFERENCES Client (ClientId));
+    CREATE TABLE BillLine (BillLineId INTEGER NOT NULL, BillId INTEGER NOT NULL, SongId INTEGER NOT NULL,
+        UnitPrice NUMERIC(10,2) NOT NULL, Quantity INTEGER NOT NULL, CONSTRAINT PK_BillLine PRIMARY KEY (BillLineId),
+        FOREIGN KEY (BillId) REFERENCES Bill (BillId), FOREIGN KEY (SongId) REFERENCES Song (SongId));
+    CREATE TABLE List (ListId INTEGER NOT NULL, Name NVARCHAR(120), CONSTRAINT PK_List PRIMARY KEY (ListId));
+    CREATE TABLE ListSong (ListId INTEGER NOT NULL, SongId INTEGER NOT NULL,
+        CONSTRAINT PK_ListSong PRIMARY KEY (ListId, SongId), FOREIGN KEY (ListId) REFERENCES List (ListId),
+        FOREIGN KEY (SongId) REFERENCES Song (SongId));
+    CREATE INDEX IFK_RecordSingerId ON Record (SingerId);
+    CREATE INDEX IFK_SongRecordId ON Song (RecordId);
+    CREATE INDEX IFK_BillClientId ON Bill (ClientId);
+    CREATE INDEX IFK_ListSongSongId ON ListSong (SongId);
+    CREATE TEMP TABLE n AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000) SELECT i FROM n;
+    INSERT INTO Singer SELECT i, iif(i % 50 = 0, NULL, 'Künstler \u{1F3B5} ' || i) FROM n WHERE i <= 275;
+    INSERT INTO Record SELECT i, 'It''s record \"' || i || '\"', i * 7 % 275 + 1 FROM n WHERE i <= 347;
+    INSERT INTO Style SELECT i, 'Style ' || i FROM n WHERE i <= 25;
+    INSERT INTO Format SELECT i, 'Format ' || i FROM n WHERE i <= 5;
+    INSERT INTO Song SELECT i, 'Song' || char(10) || i, iif(i % 9 = 0, NULL, i * 11 % 347 + 1), i % 5 + 1, i % 25 + 1,
+        iif(i % 3 = 0, NULL, 'Ä. \\N ' || i), i * 7919 % 5000000, i * 65537, iif(i % 4 = 0, 1.99, 0.99) FROM n WHERE i <= 3503;
+    INSERT INTO Worker SELECT i, 'Worker ' || i, nullif(i / 2, 0), (1950 + i) || '-02-18 00:00:00' FROM n WHERE i <= 8;
+    INSERT INTO Client SELECT i, 'Client ' || i, iif(i % 2, NULL, 'Ltd'), 'São Paulo', '0' || i, i || '@example.com', i % 8 + 1
+        FROM n WHERE i <= 59;
+    INSERT INTO Bill SELECT i, i % 59 + 1, datetime('2009-01-01', i || ' days'), i * 0.99 FROM n WHERE i <= 412;
+    INSERT INTO BillLine SELECT i, i % 412 + 1, i % 3503 + 1, iif(i % 4 = 0, 1.99, 0.99), 1 FROM n WHERE i <= 2240;
+    INSERT INTO List SELECT i, 'List ' || i FROM n WHERE i <= 18;
+    INSERT INTO ListSong SELECT i % 18 + 1, i * 17 % 3503 + 1 FROM n WHERE i <= 8715 ON CONFLICT DO NOTHING;
+    DROP TABLE n;
+";
