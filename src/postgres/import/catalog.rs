@@ -114,4 +114,11 @@ pub(super) const QUERIES: &[&str] = &[
          LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0 \
      WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' \
          AND n.nspname <> 'information_schema'",
+    // Those of other objects have no place.
+    "SELECT 'COMMENT ON VIEW v IS NULL' FROM pg_catalog.pg_description d \
+         LEFT JOIN pg_catalog.pg_class c ON d.classoid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objoid \
+     WHERE d.objoid >= 16384 AND (c.oid IS NULL OR c.relkind NOT IN ('r', 'p')) AND d.classoid NOT IN \
+         ('pg_catalog.pg_extension'::regclass, 'pg_catalog.pg_namespace'::regclass) \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.classid = d.classoid AND x.objid = d.objoid \
+             AND x.deptype = 'e') LIMIT 1",
 ];

@@ -13,6 +13,8 @@ use crate::connection::sql_text::{quoted, string};
 /// The checks of a domain with its name, its default, and whether it is NOT NULL.
 type OfDomain = (Vec<(String, Vec<Token>)>, Option<Vec<Token>>, bool);
 
+const COUNTER: &str = "a table with a counter, and UPDATE .. RETURNING in the same write";
+
 /// How types are mapped.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rules {
@@ -212,6 +214,15 @@ impl Planner<'_> {
         !name.is_array && (self.model.enums.contains_key(&found) || base.is_some_and(|base| self.is_enum(base)))
     }
 
+    /// The values of an enum, also of one in a domain or an array.
+    fn enum_of(&self, name: &TypeName) -> Option<&[String]> {
+        let found = Self::user_type(name);
+        match self.model.domains.get(&found) {
+            Some(domain) => self.enum_of(&domain.base),
+            None => self.model.enums.get(&found).map(Vec::as_slice),
+        }
+    }
+
     fn kind(&self, name: &TypeName) -> Kind {
         let found = Self::user_type(name);
         let kind = if self.model.enums.contains_key(&found) {
@@ -322,6 +333,22 @@ impl Planner<'_> {
                 );
             }
             _ => {}
+        }
+        if let Some(values) = self.enum_of(&column.type_name) {
+            if column.type_name.is_array {
+                let problem = format!(
+                    "its items are not checked against the values of {}",
+                    column.type_name.name
+                );
+                self.note(object, problem, "a trigger, or a check in the service");
+            } else if !values.is_sorted() {
+                let problem = format!("sorts by its text, and not in the order of the values of {shown}");
+                self.note(
+                    object,
+                    problem,
+                    "ORDER BY a CASE, or a table of the values with their order",
+                );
+            }
         }
         let collation = column
             .collation
@@ -448,12 +475,8 @@ impl Planner<'_> {
         if let Some(default) = column.default.clone().or(domain_default) {
             match literal(&default, &kind) {
                 Some(sql) => ddl.push_str(&format!(" DEFAULT {sql}")),
-                None if is_nextval(&default) => {
-                    if target.rowid != Some(at) {
-                        let instead = "a table with a counter, and UPDATE .. RETURNING in the same write";
-                        self.note(&object, "has no sequence: SQLite counts the key alone", instead);
-                    }
-                }
+                // The key counts by itself, and what else has a sequence is noted below.
+                None if is_nextval(&default) => {}
                 None => match self.default(&default, &kind, target) {
                     Ok(sql) => ddl.push_str(&format!(" DEFAULT ({sql})")),
                     Err(reason) => {
@@ -462,6 +485,12 @@ impl Planner<'_> {
                     }
                 },
             }
+        }
+        if target.rowid != Some(at)
+            && let Some(last) = self.sequence(table, column)
+        {
+            let problem = format!("has no sequence: SQLite counts the key alone; the last value is {last}");
+            self.note(&object, problem, COUNTER);
         }
         let mut check = |rule: String| ddl.push_str(&format!(" CHECK ({rule})"));
         match &kind {
@@ -474,8 +503,8 @@ impl Planner<'_> {
             }
             _ => {}
         }
-        if let Some(values) = self.model.enums.get(&Self::user_type(&column.type_name))
-            && !column.type_name.is_array
+        if let Some(values) = self.enum_of(&column.type_name)
+            && kind == Kind::Text
         {
             let values = values.iter().map(|value| string(value)).collect::<Vec<_>>().join(", ");
             check(format!("{name} IN ({values})"));
@@ -844,8 +873,7 @@ impl Planner<'_> {
             .collect();
         for (name, sequence) in unowned {
             let problem = format!("the sequence is left out; its last value is {}", sequence.last);
-            let instead = "a table with a counter, and UPDATE .. RETURNING in the same write";
-            self.notes.push(PostgresNote::new(&name.shown(), problem, instead));
+            self.notes.push(PostgresNote::new(&name.shown(), problem, COUNTER));
         }
     }
 }
@@ -888,5 +916,7 @@ fn reason_to_keep(expression: &[Token], kind: &Kind) -> Option<&'static str> {
 }
 
 fn is_nextval(tokens: &[Token]) -> bool {
-    tokens.iter().any(|token| token.is_word("nextval"))
+    // In quotes by --quote-all-identifiers.
+    let named = |token: &Token| matches!(token, Token::Word(name) | Token::Name(name) if name == "nextval");
+    tokens.iter().any(named)
 }

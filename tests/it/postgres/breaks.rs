@@ -41,9 +41,9 @@ pub(crate) fn child(task: &Task) {
         false => Store::import_from_pg_dump(source, to),
     };
     let stage = stage_of(&task.role);
-    // Behind some batches, which are in the file by then.
     let import = import.progress(move |now| {
-        if now.stage == stage && now.rows > ROWS / 2 {
+        // Of a stage that ends before it is seen, at the start of the next one.
+        if now.stage == stage && now.rows > 0 || now.stage == PostgresImportStage::Compare {
             tell("in the middle");
             listen();
         }

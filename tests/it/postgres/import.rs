@@ -368,3 +368,58 @@ fn import_in_a_task_of_a_runtime_returns_its_error() {
         "{error}"
     );
 }
+
+#[test]
+fn what_sqlite_does_not_have_of_columns_is_listed() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database("columns");
+    server.run(
+        "columns",
+        "CREATE TYPE level AS ENUM ('low', 'high'); CREATE TYPE letter AS ENUM ('a', 'b'); CREATE DOMAIN grade AS level;
+         CREATE SEQUENCE loose START 5;
+         CREATE TABLE t (id integer PRIMARY KEY, number serial, other integer GENERATED ALWAYS AS IDENTITY (START WITH 10),
+            level level, grade grade, letter letter, levels level[], spans tstzrange, wait interval, by_two integer);
+         CREATE SEQUENCE by_two INCREMENT 2 OWNED BY t.by_two;
+         CREATE VIEW v AS SELECT id FROM t;
+         COMMENT ON TABLE t IS 'the table'; COMMENT ON COLUMN t.level IS 'the level'; COMMENT ON VIEW v IS 'the view';
+         INSERT INTO t (id, levels) VALUES (1, '{low,NULL}'), (2, NULL)",
+    );
+    let place = Place::new();
+    server.dump("columns", &place.file("d.sql"), &[]);
+    let imports = [
+        Store::import_from_postgres(&url, place.file("live.db")),
+        Store::import_from_pg_dump(place.file("d.sql"), place.file("d.db")),
+    ];
+    for import in imports {
+        let what = format!("{import:?}");
+        let report = import.run().unwrap();
+        let notes: Vec<String> = report.notes.iter().map(ToString::to_string).collect();
+        for part in [
+            "t.number: has no sequence: SQLite counts the key alone; the last value is 2",
+            "t.other: has no sequence: SQLite counts the key alone; the last value is 11",
+            "t.level: sorts by its text, and not in the order of the values of level",
+            "t.grade: sorts by its text, and not in the order of the values of grade",
+            "t.levels: its items are not checked against the values of level",
+            "t.spans: tstzrange is kept as PostgreSQL's text",
+            "loose: the sequence is left out; its last value is 4",
+            "by_two: counts by 2",
+            "comments on what is neither a table nor a column",
+        ] {
+            assert!(
+                notes.iter().any(|note| note.starts_with(part)),
+                "{part} of {what}: {notes:#?}"
+            );
+        }
+        assert!(!notes.iter().any(|note| note.starts_with("t.letter")), "{notes:#?}");
+        let store = Store::open(&report.path).unwrap();
+        let schema = texts(&store, "SELECT sql FROM sqlite_schema WHERE name = 't'").remove(0);
+        assert!(
+            schema.contains("/* the table */") && schema.contains("/* the level */"),
+            "{schema}"
+        );
+        assert_eq!(
+            texts(&store, "SELECT levels FROM t ORDER BY id"),
+            ["[\"low\",null]", "NULL"]
+        );
+    }
+}

@@ -266,7 +266,7 @@ fn every_type_of_postgres_arrives_with_its_values() {
     let Some(server) = Postgres::start() else { return };
     let url = server.database("values");
     let columns = columns();
-    let mut sql = "SET lc_monetary = 'C';
+    let mut sql = "SET lc_monetary = 'C'; ALTER DATABASE \"values\" SET timezone = 'UTC';
         CREATE TYPE mood AS ENUM ('it''s', '', 'ok'); CREATE DOMAIN short AS text CHECK (length(VALUE) < 3);
         CREATE TYPE pair AS (a integer, b text);"
         .to_owned();
