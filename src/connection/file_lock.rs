@@ -152,6 +152,11 @@ fn give_back(file: &Arc<File>, release: impl FnOnce(&File)) {
     }
 }
 
+/// Closes the descriptors of deleted files. Their room on the disk is not free before.
+pub(crate) fn close_deleted() {
+    close_nameless(&mut lock());
+}
+
 /// Closes the descriptors whose file has no name any more and that no store uses.
 fn close_nameless(kept: &mut Vec<Kept>) {
     kept.retain(|kept| kept.users > 0 || kept.file.metadata().map_or(true, |file| file.nlink() > 0));

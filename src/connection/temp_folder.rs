@@ -18,6 +18,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use super::file::FileId;
+use super::file_lock;
 use super::filesystem;
 use super::open_error::open_error;
 use crate::error::Result;
@@ -172,6 +173,8 @@ impl Drop for TempFolder {
                 "the temporary folder cannot be removed"
             );
         }
+        // The room of a database in it is free once no descriptor is left.
+        file_lock::close_deleted();
     }
 }
 

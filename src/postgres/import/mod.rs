@@ -107,6 +107,9 @@ impl PostgresImportProgress {
 
 const OPERATION: &str = "import";
 
+/// Bytes of the cache of a connection to the new database.
+const CACHE: u64 = 16 << 20;
+
 /// How often the callback is called.
 const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -298,7 +301,10 @@ impl PostgresImport {
             .create(true)
             .read_only(false)
             .foreign_keys(false)
-            .interrupt_old_readers(false);
+            .interrupt_old_readers(false)
+            // Rows are written in their order and read by their key: more pages in memory are of no use.
+            .mmap_size(0)
+            .cache_size(CACHE);
         let store = options.open(build.path())?;
         if data_only {
             into::adopt(&store, &mut plan, source.name())?;

@@ -20,7 +20,11 @@ pub(super) fn value(kind: &Kind, text: &[u8]) -> Result<Value, String> {
             number if number.is_nan() => Value::Text("NaN".into()),
             number => Value::Real(number),
         },
-        Kind::Bytea => Value::Blob(bytea(text)?),
+        Kind::Bytea => {
+            let mut bytes = Vec::new();
+            bytea(text, &mut bytes)?;
+            Value::Blob(bytes)
+        }
         Kind::Char(_) => Value::Text(utf8(text)?.trim_end_matches(' ').to_owned()),
         Kind::Date | Kind::Timestamp | Kind::TimestampTz => Value::Text(Moment::read(utf8(text)?)?.iso(kind)),
         Kind::Time => Value::Text(clock_text(clock(utf8(text)?).ok_or_else(|| not_a("time", text))?)),
@@ -38,7 +42,7 @@ pub(super) fn canonical_source(kind: &Kind, text: &[u8], to: &mut Vec<u8>) -> Re
         Kind::Bool => to.push(u8::from(matches!(text, b"t" | b"true" | b"TRUE"))),
         Kind::Float | Kind::NumericReal => real(float(text)?, to),
         Kind::NumericExact => to.extend_from_slice(decimal(utf8(text)?).as_bytes()),
-        Kind::Bytea => to.extend_from_slice(&bytea(text)?),
+        Kind::Bytea => bytea(text, to)?,
         Kind::Char(_) => {
             let end = text.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
             to.extend_from_slice(&text[..end]);
@@ -146,16 +150,30 @@ fn float(text: &[u8]) -> Result<f64, String> {
     }
 }
 
-fn bytea(text: &[u8]) -> Result<Vec<u8>, String> {
+/// Appends the bytes of a `bytea`.
+fn bytea(text: &[u8], to: &mut Vec<u8>) -> Result<(), String> {
     let Some(hex) = text.strip_prefix(b"\\x") else {
         return Err("a bytea that is not in hexadecimal: set bytea_output = hex, and dump again".into());
     };
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = hex.chunks(2).map(|pair| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+    let broken = || not_a("bytea", text);
+    if !hex.len().is_multiple_of(2) {
+        return Err(broken());
+    }
+    to.reserve(hex.len() / 2);
+    for pair in hex.chunks_exact(2) {
+        let (high, low) = (digit(pair[0]), digit(pair[1]));
+        to.push(high.zip(low).map(|(high, low)| high << 4 | low).ok_or_else(broken)?);
+    }
+    Ok(())
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
         _ => None,
-    });
-    pairs.collect::<Option<Vec<_>>>().ok_or_else(|| not_a("bytea", text))
+    }
 }
 
 // ---- time ----

@@ -183,7 +183,7 @@ fn schema_and_rows_are_the_same_from_a_server_and_from_its_dumps() {
         "LISTEN and NOTIFY",
         "row-level security",
         "film.rate",
-        "films: the view",
+        "view films",
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }

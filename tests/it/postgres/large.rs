@@ -105,8 +105,8 @@ fn many_rows_move_in_bounded_memory() {
 fn large_rows_move_in_bounded_memory() {
     let Some(server) = Postgres::start() else { return };
     let url = server.database("wide");
-    // Rows of 1 MiB, of which a quarter are blobs, which have twice their size as text.
-    let rows = setting("LARDER_BLOB_MB", 40) * 4;
+    // 256 KiB of text and 64 KiB of bytes, which have twice their size on the way.
+    let rows = setting("LARDER_BLOB_MB", 16) * 4;
     server.run(
         "wide",
         &format!(

@@ -75,7 +75,7 @@ fn columns() -> Vec<(&'static str, Vec<(String, Value)>)> {
                 ("E'\\\\.'", "\\."),
                 ("E'\\\\.\\n\\\\.'", "\\.\n\\."),
                 (
-                    "E'a\\tb\\r\\nc\\bd\\fe\\vf\\x01\\x7f'",
+                    "E'a\\tb\\r\\nc\\bd\\fe\\x0bf\\x01\\x7f'",
                     "a\tb\r\nc\u{8}d\u{c}e\u{b}f\u{1}\u{7f}",
                 ),
                 ("'it''s \"so\" -- /* $$ ; \\'", "it's \"so\" -- /* $$ ; \\"),
@@ -389,7 +389,7 @@ fn every_type_of_sqlite_arrives_with_its_values() {
                 ("'null'", "null"),
             ],
         ),
-        ("INTEGER", Some(PgType::Bool), &[("0", "f"), ("1", "t")]),
+        ("INTEGER", Some(PgType::Bool), &[("0", "false"), ("1", "true")]),
         ("INTEGER", Some(PgType::Int2), &[("-32768", "-32768")]),
     ];
     let store = Store::open_temp().unwrap();

@@ -134,7 +134,11 @@ const LEFT: &[(&str, &str, &str)] = &[
     ("one_part", "SELECT id FROM part_1", "part_1"),
     ("heirs", "SELECT id FROM parent", "parent"),
     ("matched", "SELECT id FROM person WHERE \"Name\" ~ '^A'", "~"),
-    ("series", "SELECT g AS i FROM generate_series(1, 3) g", "FROM"),
+    (
+        "series",
+        "SELECT g AS i FROM generate_series(1, 3) g",
+        "it reads generate_series",
+    ),
     (
         "tree",
         "WITH RECURSIVE r AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM r WHERE i < 3) SELECT i FROM r",
