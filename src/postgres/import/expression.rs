@@ -12,13 +12,15 @@ use crate::runtime::hex::hex;
 /// What an expression may name.
 pub(super) struct Scope<'s> {
     /// The kind of a column and its SQL, by the name before its dot and its own.
-    pub(super) column: &'s dyn Fn(Option<&str>, &str) -> Option<(Kind, String)>,
+    pub(super) column: &'s Columns<'s>,
     /// The kind of a type, through domains and enums.
     pub(super) kind: &'s dyn Fn(&TypeName) -> Kind,
     pub(super) place: Place,
     /// Translates a query inside an expression. Only views have them. `false` if its rows alone count, not its values.
     pub(super) query: Option<&'s Query<'s>>,
 }
+
+pub(super) type Columns<'c> = dyn Fn(Option<&str>, &str) -> Option<(Kind, String)> + 'c;
 
 pub(super) type Query<'q> = dyn Fn(&[Token], bool) -> Result<String, String> + 'q;
 

@@ -62,7 +62,7 @@ fn assert_rows(store: &Store, what: &str) {
         ["line\nline,new", "new"],
         "{what}"
     );
-    let next = "INSERT INTO sales_item_2(of) VALUES (2) RETURNING id";
+    let next = "INSERT INTO sales_item_2(base) VALUES (2) RETURNING id";
     // The sequence did not count the row with a key of its own.
     assert_eq!(
         store
@@ -230,7 +230,12 @@ fn damaged_gzip_is_refused() {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x10;
         fs::write(&damaged, bytes).unwrap();
-        assert!(import(&damaged, &to).is_err(), "byte {at}");
+        // Another reference to the same text changes nothing.
+        if let Ok(store) = import(&damaged, &to) {
+            assert_rows(&store, &format!("byte {at}"));
+            drop(store);
+            fs::remove_file(&to).unwrap();
+        }
         assert_eq!(names_in(folder.path()), ["d.sql.gz", "d.x"]);
     }
     let mut file = fs::File::create(&damaged).unwrap();
