@@ -303,12 +303,14 @@ fn every_type_of_postgres_arrives_with_its_values() {
     }
 }
 
+/// A declared type, the type that is asked for, literals and what is at the server.
+type Column = (&'static str, Option<PgType>, &'static [(&'static str, &'static str)]);
+
 #[test]
 fn every_type_of_sqlite_arrives_with_its_values() {
     let Some(server) = Postgres::start() else { return };
     let url = server.database("values");
-    // A declared type, the type that is asked for, literals and what is at the server.
-    let columns: &[(&str, Option<PgType>, &[(&str, &str)])] = &[
+    let columns: &[Column] = &[
         (
             "INTEGER",
             None,
