@@ -1,11 +1,17 @@
 //! A database that is written page by page, as a restore from a replica does: in the folder of unfinished copies, checked
 //! as a copy is, and named as one.
+//!
+//! Two threads check it: one the pages and the indexes, the other the foreign keys, for which it looks up each row's parent.
+//! The other one syncs the file first. A check of a backup has one thread, since a service has its own use for the others.
 
 use std::fs::File;
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, Scope, ScopedJoinHandle};
 
-use super::copy::{CHECKING, Copier, CopyPlan, Whose, cannot_open, check_room, refuse_damage};
+use super::copy::{CHECKING, Copier, CopyPlan, Whose, cannot, cannot_open, check_room, refuse_damage};
 use super::failure::{Failure, Result as BuildResult};
 use super::fingerprint::Fingerprint;
 use super::staging::{Copy, Staging, Unfinished, cannot_create};
@@ -13,9 +19,11 @@ use super::{BackupProgress, CALLBACK_INTERVAL};
 use crate::connection::temp_folder::{Content, TempFolder};
 use crate::connection::{self, Private, check_sqlite, open_files, open_original};
 use crate::error::{Error, Result};
-use crate::maintenance::check::CheckReport;
+use crate::maintenance::check::{self, CheckReport};
 use crate::maintenance::progress::ProgressReporter;
 use crate::options::Settings;
+use crate::runtime::sync::Arc;
+use crate::runtime::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A database without its name. Dropping it deletes it.
 pub(crate) struct Build {
@@ -116,6 +124,23 @@ impl Build {
             reporter,
             pause: &|_| {},
         };
+        let private = self.open(settings)?;
+        let looked = thread::scope(|scope| {
+            let keys = Keys::start(scope, self, settings);
+            let add_keys = |report: &mut CheckReport| match keys {
+                Some(keys) => keys.join(report, reporter),
+                None => copier.check_keys(&private.conn, report),
+            };
+            let checked = copier
+                .check_with(&private, Whose::Source, add_keys)
+                .and_then(refuse_damage);
+            checked.and_then(|report| Ok((report, with_rows.then(|| rows(&private, reporter)).transpose()?)))
+        });
+        connection::close(private.conn);
+        looked
+    }
+
+    fn open(&self, settings: &Settings) -> BuildResult<Private> {
         let Some(private) = open_original(&self.copy.path, settings, true).map_err(cannot_open)? else {
             return Err(Failure::new(
                 "SQLite cannot open the database in its folder; check the folder, its owner and its mode",
@@ -124,10 +149,24 @@ impl Build {
         // Not for a backup: a disk that fails under a memory map ends the process, and backups go to lesser disks than a
         // database that is to be opened.
         connection::map_whole(&private.conn, settings).map_err(|error| Failure::of(CHECKING, error))?;
-        let checked = copier.check(&private, Whose::Source).and_then(refuse_damage);
-        let looked = checked.and_then(|report| Ok((report, with_rows.then(|| rows(&private, reporter)).transpose()?)));
-        connection::close(private.conn);
-        looked
+        Ok(private)
+    }
+
+    /// What the thread does that checks the foreign keys, until `over` is set.
+    fn check_keys(&self, private: &Private, over: Arc<AtomicBool>) -> BuildResult<CheckReport> {
+        if self.staging.is_some() {
+            self.copy.sync()?;
+        }
+        let mut report = CheckReport::default();
+        let told = Arc::clone(&over);
+        let _watching = private.interrupt.watch(&private.conn, move || over.load(Relaxed));
+        let stopped = |_, _| match told.load(Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let checked = check::foreign_keys(&private.conn, &mut report, stopped);
+        checked.map_err(|error| cannot(CHECKING, error))?;
+        Ok(report)
     }
 
     /// Gives the database its name, which must still be free, and returns its path.
@@ -158,4 +197,47 @@ impl Build {
 fn rows(private: &Private, reporter: &ProgressReporter<BackupProgress>) -> BuildResult<Fingerprint> {
     let _watching = reporter.watch(&private.conn, &private.interrupt);
     Fingerprint::read(&private.conn, true).map_err(|error| Failure::of(CHECKING, error))
+}
+
+/// The check of the foreign keys on a thread of its own, which is to stop once this is dropped.
+struct Keys<'scope> {
+    thread: Option<ScopedJoinHandle<'scope, BuildResult<CheckReport>>>,
+    /// Closed when the thread ends.
+    ended: Receiver<()>,
+    over: Arc<AtomicBool>,
+}
+
+impl<'scope> Keys<'scope> {
+    /// `None` if there is no connection or no thread for it.
+    fn start<'env>(scope: &'scope Scope<'scope, 'env>, build: &'env Build, settings: &Settings) -> Option<Self> {
+        // Not on the thread: the other connection has made the log and its index by now, and this one finds both.
+        let private = build.open(settings).ok()?;
+        let (over, (running, ended)) = (Arc::new(AtomicBool::new(false)), channel());
+        let told = Arc::clone(&over);
+        let work = move || {
+            let _running: Sender<()> = running;
+            let checked = build.check_keys(&private, told);
+            connection::close(private.conn);
+            checked
+        };
+        let thread = thread::Builder::new().name("larder-keys".into());
+        let thread = Some(thread.spawn_scoped(scope, work).ok()?);
+        Some(Self { thread, ended, over })
+    }
+
+    /// Waits for the thread, and adds what it has found.
+    fn join(mut self, report: &mut CheckReport, reporter: &ProgressReporter<BackupProgress>) -> BuildResult<()> {
+        while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(CALLBACK_INTERVAL) {
+            self.over.fetch_or(reporter.poll().is_break(), Relaxed);
+        }
+        let thread = self.thread.take().expect("it is joined once");
+        report.add_keys(thread.join().unwrap_or_else(|payload| resume_unwind(payload))?);
+        Ok(())
+    }
+}
+
+impl Drop for Keys<'_> {
+    fn drop(&mut self) {
+        self.over.store(true, Relaxed);
+    }
 }

@@ -246,6 +246,22 @@ impl Copier<'_> {
     /// Checks for damage. What is not damage, such as foreign keys that point nowhere, a copy must have as the database
     /// does.
     pub(super) fn check(&self, private: &Private, whose: Whose) -> Result<CheckReport> {
+        self.check_with(private, whose, |report| self.check_keys(&private.conn, report))
+    }
+
+    /// Checks the foreign keys alone.
+    pub(super) fn check_keys(&self, conn: &Connection, report: &mut CheckReport) -> Result<()> {
+        let checked = check::foreign_keys(conn, report, |_, _| self.reporter.poll());
+        checked.map_err(|error| cannot(CHECKING, error))
+    }
+
+    /// As [`check`](Self::check). `keys` adds what is to be said of the foreign keys.
+    pub(super) fn check_with(
+        &self,
+        private: &Private,
+        whose: Whose,
+        keys: impl FnOnce(&mut CheckReport) -> Result<()>,
+    ) -> Result<CheckReport> {
         let failed = |error| cannot(CHECKING, error);
         let conn = &private.conn;
         let began = Instant::now();
@@ -261,7 +277,7 @@ impl Copier<'_> {
             _ => {}
         }
         if !report.is_damaged() {
-            check::foreign_keys(conn, &mut report, |_, _| self.reporter.poll()).map_err(failed)?;
+            keys(&mut report)?;
         }
         self.go_on()?;
         report.duration = began.elapsed();
@@ -298,7 +314,7 @@ pub(super) fn refuse_damage(report: CheckReport) -> Result<CheckReport> {
     ))
 }
 
-fn cannot(problem: &'static str, error: rusqlite::Error) -> Failure {
+pub(super) fn cannot(problem: &'static str, error: rusqlite::Error) -> Failure {
     let is_full = primary_code(&error) == Some(ffi::SQLITE_FULL);
     let problem = match problem {
         _ if is_damage(&error) => DAMAGED,

@@ -330,6 +330,18 @@ impl CheckReport {
         }
     }
 
+    /// Adds what was found of the foreign keys.
+    #[cfg(any(feature = "postgres", feature = "replicate"))]
+    pub(crate) fn add_keys(&mut self, keys: CheckReport) {
+        keys.problems.into_iter().for_each(|problem| self.add_problem(problem));
+        let unreported = keys.total_findings - keys.findings.len() as u64;
+        keys.findings.into_iter().for_each(|finding| self.add_finding(finding));
+        self.total_findings += unreported;
+        self.not_checked.extend(keys.not_checked);
+        self.foreign_key_violations = keys.foreign_key_violations;
+        self.total_foreign_key_violations = keys.total_foreign_key_violations;
+    }
+
     /// What was found besides damage: numbers, and the first of each kind.
     pub(crate) fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();

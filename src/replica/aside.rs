@@ -4,7 +4,7 @@
 //! goes along, into the folder of a spool with that name. Nothing is deleted and nothing overwritten.
 //!
 //! A follower does the same with a database that cannot be shown to be a state of its replica, under the name
-//! `app.db.before-following`. What its spool knows stays: it is of the replica.
+//! `app.db.before-following`, as long as there are not too many of these. What its spool knows stays: it is of the replica.
 //!
 //! A process may be killed between two renames. So the new name is on the disk before the first of them, in the file
 //! `aside` of the spool, and the next opening goes on with what is left, whatever its options are, and also that of a
@@ -51,12 +51,16 @@ pub(super) fn set_aside(path: &Path, spool: &Spool) -> Result<PathBuf> {
         });
     }
     let now = DateTime::<Utc>::from(SystemTime::now()).format("%Y%m%dT%H%M%SZ");
-    rename_all(path, spool, &format!(".diverged-{now}")).map_err(|error| failed(path, error))
+    rename_all(path, spool, &format!(".diverged-{now}"), None).map_err(|error| failed(path, error))
 }
 
 /// Gives all files a free name that goes on with `suffix`, and returns it. It is on the disk before the first is renamed.
-pub(super) fn rename_all(path: &Path, spool: &Spool, suffix: &str) -> io::Result<PathBuf> {
-    let to = free_name(path, suffix);
+///
+/// # Errors
+///
+/// A file cannot be renamed; or there are `most` databases with such names.
+pub(super) fn rename_all(path: &Path, spool: &Spool, suffix: &str, most: Option<u32>) -> io::Result<PathBuf> {
+    let to = free_name(path, suffix, most.unwrap_or(u32::MAX)).ok_or_else(|| too_many(path, suffix))?;
     spool.begin_aside(&to)?;
     rename_to(path, spool, &to)?;
     Ok(to)
@@ -100,9 +104,10 @@ fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// A name that begins with that of the database and goes on with `suffix`, and that no file has, nor one beside it.
-fn free_name(path: &Path, suffix: &str) -> PathBuf {
-    let names = (1_u32..).map(|number| match number {
+/// One of the first `most` names that begin with that of the database and go on with `suffix`, which no file has, nor one
+/// beside it.
+fn free_name(path: &Path, suffix: &str, most: u32) -> Option<PathBuf> {
+    let names = (1..=most).map(|number| match number {
         1 => with(path, suffix),
         number => with(path, &format!("{suffix}-{number}")),
     });
@@ -110,7 +115,15 @@ fn free_name(path: &Path, suffix: &str) -> PathBuf {
         let files = FILES.iter().chain(&["-replica"]);
         files.into_iter().all(|ending| !is_there(&with(name, ending)))
     };
-    names.into_iter().find(is_free).expect("there is a free name")
+    names.into_iter().find(is_free)
+}
+
+fn too_many(path: &Path, suffix: &str) -> io::Error {
+    io::Error::other(format!(
+        "{} and its numbered successors are databases that were renamed before, and no more are kept: look whether they have \
+         anything that the primary lacks, and then move them away or delete them, each with its -wal",
+        with(path, suffix).display()
+    ))
 }
 
 pub(super) fn with(path: &Path, ending: &str) -> PathBuf {

@@ -7,7 +7,8 @@
 //!     node        the number of this store among those that may own the replica
 //!     aside       the name that the database gets as it is set aside (aside.rs); mostly not there
 //!     position    up to where the database was captured, or up to where it follows (position.rs)
-//!     follows     the database is a follower's: it has nothing that the replica lacks
+//!     follows     the database is a follower's: it has nothing that the replica lacks. Length and checksum of the
+//!                 database that was restored last; empty if none was
 //!     verified    when the replica was verified last, in milliseconds since 1970
 //!     0/          N-N.ltx: sealed transactions, oldest first
 //!     tmp/        unfinished files
@@ -24,7 +25,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -53,6 +54,9 @@ const ASIDE: &str = "aside";
 
 /// From so many bytes on, a file is not read into memory.
 const LARGE: u64 = 64 << 20;
+
+/// A file is read in pieces of so many bytes.
+const PIECE: usize = 1 << 20;
 
 /// Between two looks at the lock of another store.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -239,6 +243,26 @@ impl Spool {
         }
         sync_folder(&self.folder)?;
         self.folder.parent().map_or(Ok(()), sync_folder)
+    }
+
+    /// Keeps, in the mark, by what a database is known that is about to get its name from a follower.
+    pub(super) fn keep_restored(&self, restored: File) -> io::Result<()> {
+        let unfinished = self.folder.join(UNFINISHED).join(FOLLOWS);
+        let mut file = create(&unfinished)?;
+        file.write_all(contents_of(restored)?.as_bytes())?;
+        file.sync_all()?;
+        self.name(&unfinished, &self.folder.join(FOLLOWS))?;
+        sync_folder(&self.folder)
+    }
+
+    /// Whether the file is a database as a follower has restored it last. The mark alone says nothing of a file: a restore
+    /// may have failed, and another program have made its database under the name since.
+    pub(super) fn has_restored(&self, database: &Path) -> io::Result<bool> {
+        let kept = match fs::read_to_string(self.folder.join(FOLLOWS)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            kept => kept?,
+        };
+        Ok(!kept.is_empty() && kept == contents_of(File::open(database)?)?)
     }
 
     /// The new path of the database, if it is being set aside. The file has its name alone: the folder may be moved.
@@ -547,6 +571,22 @@ fn create(path: &Path) -> io::Result<File> {
         .truncate(true)
         .mode(0o600)
         .open(path)
+}
+
+/// What tells the contents of a file from others: its length, and a checksum. Its inode and its times would not be those
+/// of a copied volume.
+fn contents_of(mut file: File) -> io::Result<String> {
+    let mut checksum = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
+    let (mut length, mut piece) = (0, vec![0; PIECE]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(format!("{length} {:016x}\n", checksum.finalize())),
+            read => {
+                checksum.update(&piece[..read]);
+                length += read as u64;
+            }
+        }
+    }
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {

@@ -7,12 +7,14 @@
 //! | none | a store's | [`Error::Diverged`]: the folder may have what the replica lacks |
 //! | there | none | [`Error::Diverged`]: it is another database |
 //! | there | a follower's | it goes on from its position (`local.rs`), or is compared with the replica (`resync.rs`) |
+//! | there, as a restore has left it | a follower's, without a position | it is restored again: the process was killed in between |
+//! | there, another | the same | [`Error::Diverged`]: it is another database |
 //! | there, changed perhaps | a follower's, and the replica has what came since in a snapshot alone | it is set aside, and restored |
-//! | there, without a log | a follower's, without a position | it is set aside, and restored: the process was killed in between |
 //! | there | a store's, which closed with everything uploaded; a restore's | the same, if nothing was changed since |
 //!
 //! In each case the replica has to be the one that was followed. A follower whose machine has failed opens again by itself,
-//! whatever SQLite has left beside its database. What may be of another program is renamed and kept (`set_aside`).
+//! whatever SQLite has left beside its database. What may be of another program is renamed and kept (`set_aside`), three times
+//! at most.
 
 use std::fs;
 use std::io;
@@ -34,7 +36,7 @@ use crate::replica::open::{absolute, cannot_read, cannot_spool};
 use crate::replica::position::Position;
 use crate::replica::restore::plan::Target;
 use crate::replica::restore::progress::silent;
-use crate::replica::restore::restore;
+use crate::replica::restore::restore_noted;
 use crate::replica::runtime;
 use crate::replica::spool::Spool;
 use crate::replica::storage::{FailureKind, Storage, StorageError, request};
@@ -43,6 +45,12 @@ use crate::telemetry::event::event;
 
 /// The database, its WAL and its folder.
 pub(super) const MOVE_AWAY: &str = "move the file away, with all files whose names begin with its own";
+
+/// How the name of a database goes on that is not a state of the replica for certain.
+const BEFORE_FOLLOWING: &str = ".before-following";
+
+/// So many of these are kept. None is deleted, since it may have the only rows of another program.
+const MOST_ASIDE: u32 = 3;
 
 /// What was found before the file is opened.
 struct Prepared {
@@ -171,7 +179,7 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings, doubt: O
     let file = fs::metadata(path).ok().filter(|file| file.len() > 0);
     let position = spool.position().map_err(failed)?;
     // Killed between the restore and its note.
-    let is_half_restored = position.is_none() && spool.follows() && open_log(path).map_err(failed)?.is_none();
+    let is_half_restored = position.is_none() && file.is_some() && is_as_restored(path, &spool).map_err(failed)?;
     let file = file.filter(|_| !is_half_restored);
     let (position, local) = match (file, position) {
         (None, position) => {
@@ -239,13 +247,20 @@ fn restored(
     reason: &str,
 ) -> Result<(Position, Local)> {
     set_aside(path, spool, reason).map_err(|error| cannot_set_aside(path, error))?;
-    let report = restore(storage, Target::Newest, &[], Some(settings), path, &silent())?;
+    let note = |restored| spool.keep_restored(restored);
+    let report = restore_noted(storage, Target::Newest, &[], Some(settings), path, &silent(), note)?;
     let position = report.position()?;
     Ok((position, Local::untouched(position.file)))
 }
 
+/// Whether nothing has changed the database since a follower restored it.
+fn is_as_restored(path: &Path, spool: &Spool) -> io::Result<bool> {
+    // Its descriptor is closed, and with it every lock of this process on the file.
+    Ok(!open_files::is_open(path) && open_log(path)?.is_none() && spool.has_restored(path)?)
+}
+
 /// Makes room for the restored file. What is there may be another program's, so it gets another name; but for an empty
-/// file, and for the index of a log, which is memory.
+/// file, for a database that is as it was restored, and for the index of a log, which is memory.
 fn set_aside(path: &Path, spool: &Spool, reason: &str) -> io::Result<()> {
     let length = |file: &Path| fs::metadata(file).map_or(0, |file| file.len());
     if length(path) > 0 && (open_files::is_open(path) || is_in_use(path)) {
@@ -256,9 +271,10 @@ fn set_aside(path: &Path, spool: &Spool, reason: &str) -> io::Result<()> {
         return Err(io::Error::other(problem));
     }
     let mut is_kept = false;
+    let is_ours = length(path) > 0 && is_as_restored(path, spool)?;
     for ending in aside::FILES {
         let file = aside::with(path, ending);
-        if ending != "-shm" && length(&file) > 0 {
+        if ending != "-shm" && length(&file) > 0 && !(is_ours && ending.is_empty()) {
             is_kept = true;
             continue;
         }
@@ -268,7 +284,7 @@ fn set_aside(path: &Path, spool: &Spool, reason: &str) -> io::Result<()> {
         }
     }
     if is_kept {
-        let to = aside::rename_all(path, spool, ".before-following")?;
+        let to = aside::rename_all(path, spool, BEFORE_FOLLOWING, Some(MOST_ASIDE))?;
         event!(
             warn,
             "larder::follow",

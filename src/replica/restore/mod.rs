@@ -25,7 +25,7 @@ pub(crate) mod verify;
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -190,8 +190,21 @@ pub(in crate::replica) fn restore(
     to: &Path,
     reporter: &RestoreReporter,
 ) -> Result<ReplicaRestoreReport> {
+    restore_noted(storage, target, spooled, settings, to, reporter, |_| Ok(()))
+}
+
+/// As [`restore`]. `note` reads the database just before it gets its name.
+pub(in crate::replica) fn restore_noted(
+    storage: &Storage,
+    target: Target,
+    spooled: &[(u64, PathBuf)],
+    settings: Option<&Settings>,
+    to: &Path,
+    reporter: &RestoreReporter,
+    note: impl FnOnce(File) -> io::Result<()>,
+) -> Result<ReplicaRestoreReport> {
     reporter.begin();
-    let made = make(storage, target, spooled, settings, to, reporter);
+    let made = make(storage, target, spooled, settings, to, reporter, note);
     let report = reporter.end("restore").and(made)?;
     report.tell(storage);
     Ok(report)
@@ -204,6 +217,7 @@ fn make(
     settings: Option<&Settings>,
     to: &Path,
     reporter: &RestoreReporter,
+    note: impl FnOnce(File) -> io::Result<()>,
 ) -> Result<ReplicaRestoreReport> {
     let began = Instant::now();
     let build = Build::begin(&storage.to_string(), to)?;
@@ -220,6 +234,8 @@ fn make(
     if reporter.poll().is_break() {
         return Err(build.stopped());
     }
+    let noted = build.written().and_then(note);
+    noted.map_err(|error| build.failed(Failure::of(LEAVING, error)))?;
     let header = rebuilt.header;
     Ok(ReplicaRestoreReport {
         path: build.finish()?,

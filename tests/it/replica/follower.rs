@@ -1113,11 +1113,49 @@ fn database_that_came_after_a_failed_opening_is_kept() {
     drop(made);
     let store = place.open();
     upload(&store, 10);
+    let told = refused(&place);
+    assert!(told.contains("no follower has made it"), "{told}");
+    let kept = Connection::open(copy(&place)).unwrap();
+    assert!(kept.table_exists(None, "precious").unwrap());
+    drop(kept);
+    // The way out that the error names.
+    fs::rename(copy(&place), copy(&place).with_file_name("precious.db")).unwrap();
     let follower = follow(&place);
     assert_eq!(rows(&follower), 10);
-    let aside = Connection::open(copy(&place).with_file_name("follower.db.before-following")).unwrap();
-    assert!(aside.table_exists(None, "precious").unwrap());
     close(&follower);
+}
+
+/// In another process while it is followed, and in this one afterwards.
+#[test]
+fn read_only_store_reads_followers_file() {
+    let place = Place::new();
+    let store = place.open();
+    let upload_one = |batch: &'static str| {
+        store.write(move |tx| tx.execute_batch(batch)).unwrap();
+        store.replica().unwrap().flush(PATIENCE).unwrap();
+    };
+    upload_one("CREATE TABLE t(x); INSERT INTO t VALUES (0)");
+    let follower = follow(&place);
+    let path = copy(&place);
+    let mut beside = Child::start("store::read_only", "goes on reading", &[path.to_str().unwrap()]);
+    beside.expect("Live");
+    for rows in 1..=5 {
+        beside.say("read");
+        assert_eq!(beside.line(), rows.to_string());
+        upload_one("INSERT INTO t VALUES (1)");
+        catch_up(&store, &follower);
+    }
+    beside.say("end");
+    beside.finish();
+    close(&follower);
+    let reader = Options::new().read_only(true).open(&path).unwrap();
+    let count = |tx: &larder::ReadTx<'_>| tx.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, u32>(0));
+    assert_eq!(reader.read(count).unwrap(), 6);
+    reader.close().unwrap();
+    // It has left the file as it was.
+    let follower = follow(&place);
+    assert_eq!((follower.read(count).unwrap(), resyncs(&follower)), (6, 0));
+    close_both(&place, store, &follower);
 }
 
 #[test]

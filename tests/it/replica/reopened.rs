@@ -71,25 +71,99 @@ fn files_without_database_are_no_obstacle() {
     }
 }
 
-/// Where its restore had given the database its name, and the power went before that was noted. Twice, so that one more
-/// name is needed for what was there.
+/// Where its restore had given the database its name, and the power went before that was noted. What was restored is restored
+/// again, and no copy of it is kept.
 #[test]
 fn half_restored_database_is_restored_again() {
     let place = Place::new();
     let store = place.open();
     upload(&store, 10);
-    for (round, aside) in (1..).zip(["", ".before-following", ".before-following-2"]) {
+    for round in 0..3 {
         let follower = follow(&place);
-        assert_eq!(rows(&follower), 9 + round);
+        assert_eq!(rows(&follower), 10 + round);
         close(&follower);
-        let kept = Connection::open(beside(&place, aside)).unwrap();
-        kept.query_row("SELECT count(*) FROM entry", [], |_| Ok(())).unwrap();
-        fs::remove_file(copy(&place).with_file_name("follower.db-replica/position")).unwrap();
+        forget_restore(&place);
         fs::write(beside(&place, "-shm"), [7; 500]).unwrap();
         // Another program has looked at it.
         fs::write(beside(&place, "-wal"), "").unwrap();
         upload(&store, 1);
     }
+    close(&follow(&place));
+    assert!(!beside(&place, ".before-following").exists());
+    // In another file, as a copied volume has it.
+    forget_restore(&place);
+    let other = beside(&place, ".copy");
+    fs::copy(copy(&place), &other).unwrap();
+    fs::rename(&other, copy(&place)).unwrap();
+    let follower = follow(&place);
+    assert_eq!(rows(&follower), 13);
+    close(&follower);
+    assert!(!beside(&place, ".before-following").exists());
+    super::store::close(store);
+}
+
+/// As if the process had been killed between the restore and its note.
+fn forget_restore(place: &Place) {
+    fs::remove_file(beside(place, "-replica").join("position")).unwrap();
+}
+
+/// A follower had restored its database and was killed before it noted that, and a plain store has written to it since.
+#[test]
+fn half_restored_database_with_other_rows_is_left_alone() {
+    for is_in_the_log in [false, true] {
+        let place = Place::new();
+        let primary = place.open();
+        upload(&primary, 10);
+        close(&follow(&place));
+        forget_restore(&place);
+        let plain = Connection::open(copy(&place)).unwrap();
+        plain
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, is_in_the_log)
+            .unwrap();
+        plain.execute("INSERT INTO entry(n) VALUES (1000)", []).unwrap();
+        drop(plain);
+        let error = options().follow(of(&place), copy(&place)).unwrap_err();
+        assert!(matches!(error, Error::Diverged { .. }), "{error}");
+        assert!(error.to_string().contains("no follower has made it"), "{error}");
+        let plain = Connection::open(copy(&place)).unwrap();
+        let acknowledged = "SELECT count(*) FROM entry WHERE n = 1000";
+        let count: u32 = plain.query_row(acknowledged, [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 1);
+        super::store::close(primary);
+    }
+}
+
+/// What may have another program's rows is never deleted, so only so much of it is kept.
+#[test]
+fn fourth_copy_is_refused() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    close(&follow(&place));
+    let leave_a_log = || {
+        fs::remove_file(copy(&place)).unwrap();
+        fs::write(beside(&place, "-wal"), [7; 5000]).unwrap();
+    };
+    let names = [".before-following", ".before-following-2", ".before-following-3"];
+    for name in names {
+        leave_a_log();
+        close(&follow(&place));
+        assert!(beside(&place, &format!("{name}-wal")).exists(), "{name}");
+    }
+    leave_a_log();
+    let error = options().follow(of(&place), copy(&place)).unwrap_err();
+    assert!(matches!(error, Error::Open { .. }), "{error}");
+    assert!(
+        error.to_string().contains("then move them away or delete them"),
+        "{error}"
+    );
+    assert_eq!(fs::read(beside(&place, "-wal")).unwrap(), [7; 5000]);
+    // The way out that the error names.
+    fs::remove_file(beside(&place, ".before-following-2-wal")).unwrap();
+    let follower = follow(&place);
+    assert_eq!(rows(&follower), 10);
+    close(&follower);
+    assert!(names.iter().all(|name| beside(&place, &format!("{name}-wal")).exists()));
     super::store::close(store);
 }
 
@@ -267,7 +341,7 @@ fn new_name_is_kept_before_the_first_rename() {
     let place = Place::new();
     let store = place.open();
     upload(&store, 10);
-    let path = copy(&place).with_file_name("f".repeat(255 - ".before-following".len()));
+    let path = copy(&place).with_file_name("f".repeat(255 - ".before-following-wal".len()));
     let beside = |ending: &str| {
         let mut name = path.clone().into_os_string();
         name.push(ending);
@@ -275,14 +349,13 @@ fn new_name_is_kept_before_the_first_rename() {
     };
     fs::create_dir(beside("-replica")).unwrap();
     fs::write(beside("-replica").join("follows"), "").unwrap();
-    fs::write(&path, "the database").unwrap();
     fs::write(beside("-wal"), "the log").unwrap();
+    fs::write(beside("-journal"), "the journal").unwrap();
     let error = options().follow(of(&place), &path).unwrap_err();
     assert!(matches!(error, Error::Open { .. }), "{error}");
-    let moved = beside(".before-following");
-    assert_eq!(fs::read(&moved).unwrap(), b"the database");
-    assert_eq!(fs::read(beside("-wal")).unwrap(), b"the log");
+    assert_eq!(fs::read(beside(".before-following-wal")).unwrap(), b"the log");
+    assert_eq!(fs::read(beside("-journal")).unwrap(), b"the journal");
     let kept = fs::read(beside("-replica").join("aside")).unwrap();
-    assert!(kept == moved.file_name().unwrap().as_encoded_bytes());
+    assert!(kept == beside(".before-following").file_name().unwrap().as_encoded_bytes());
     super::store::close(store);
 }

@@ -891,17 +891,41 @@ fn history_of_another_primary_is_not_mixed() {
 
 #[test]
 fn large_transaction_is_one_file() {
+    // Over 64 MiB, which go up in parts.
+    replicate_one_transaction(72, 65536);
+}
+
+/// Nightly: `cargo test --features replicate --test it -- --ignored`.
+#[test]
+#[ignore = "it needs 2 GB of disk and half a minute"]
+fn transaction_of_300_mib_is_one_file() {
+    replicate_one_transaction(300, 4096);
+}
+
+/// Commits so many blobs of a MiB at once. The replica has them in one file, and a follower applies them.
+fn replicate_one_transaction(blobs: u32, page_size: u64) {
     let place = Place::new();
-    let store = place.options().page_size(65536).open(place.database()).unwrap();
+    let store = place.options().page_size(page_size).open(place.database()).unwrap();
     fill(&store, 1);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    // Over 64 MiB, which go up in parts.
-    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 72)
-                INSERT INTO entry(noise) SELECT randomblob(1 << 20) FROM n";
-    store.write(move |tx| tx.execute(rows, [])).unwrap();
+    let follower = super::follower::follow(&place);
+    let rows = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {blobs})
+         INSERT INTO entry(noise) SELECT randomblob(1 << 20) FROM n"
+    );
+    store.write(move |tx| tx.execute(&rows, [])).unwrap();
     store.replica().unwrap().flush(PATIENCE).unwrap();
+    super::follower::catch_up(&store, &follower);
+    assert_eq!(super::follower::rows(&follower), blobs + 1);
+    super::follower::close(&follower);
     close(store);
-    let sizes = place.transactions().iter().map(|file| file.pages.len()).max().unwrap();
-    assert!(sizes > 1100, "{sizes}");
+    let pages = place.transactions().iter().map(|file| file.pages.len()).max().unwrap();
+    assert!(pages > (blobs << 20) as usize / page_size as usize, "{pages}");
     assert!(fs::read(place.database()).unwrap() == place.restored());
+    let restored = place.database().with_file_name("restored.db");
+    let report = Store::restore_from(place.replica().to_str().unwrap())
+        .to(&restored)
+        .unwrap();
+    assert!(report.check.as_ref().unwrap().is_ok(), "{report}");
+    assert!(fs::read(place.database()).unwrap() == fs::read(restored).unwrap());
 }
