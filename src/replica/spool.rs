@@ -218,14 +218,14 @@ impl Spool {
     }
 
     fn name_node(&self, node: u64) -> io::Result<()> {
-        if self.node() == Some(node) {
-            return Ok(());
+        if self.node() != Some(node) {
+            let unfinished = self.folder.join(UNFINISHED).join(NODE);
+            let mut file = create(&unfinished)?;
+            file.write_all(format!("{node:016x}\n").as_bytes())?;
+            file.sync_all()?;
+            self.name(&unfinished, &self.folder.join(NODE))?;
         }
-        let unfinished = self.folder.join(UNFINISHED).join(NODE);
-        let mut file = create(&unfinished)?;
-        file.write_all(format!("{node:016x}\n").as_bytes())?;
-        file.sync_all()?;
-        self.name(&unfinished, &self.folder.join(NODE))?;
+        // Also for a number that is there already: the opening before this one may have failed to.
         sync_folder(&self.folder)?;
         // The folder itself may be new.
         sync_folder(self.folder.parent().unwrap_or(Path::new("/")))
