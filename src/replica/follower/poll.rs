@@ -126,17 +126,23 @@ impl Poll {
             } else {
                 self.get_next(following).await
             };
+            let looked = match looked {
+                Err(Trouble::Changed(reason)) if resyncs < RESYNCS => {
+                    resyncs += 1;
+                    following.refuse_other_history().await?;
+                    match following.resync(Some(reason)).await {
+                        Ok(()) => continue,
+                        failed => failed,
+                    }
+                }
+                looked => looked,
+            };
             match looked {
                 Err(Trouble::OtherNode(node)) => following.check_lineage(node).await?,
                 Err(Trouble::File(file, problem)) => {
                     let (times, last) = self.failed.entry((file.level, file.txids)).or_default();
                     (*times, *last) = (*times + 1, problem);
                     self.lists = true;
-                }
-                Err(Trouble::Changed(reason)) if resyncs < RESYNCS => {
-                    resyncs += 1;
-                    following.refuse_other_history().await?;
-                    following.resync(Some(reason)).await?;
                 }
                 other => {
                     // Meanwhile the replica may have been begun again.
