@@ -38,7 +38,7 @@ use crate::telemetry::bulk::WaitingJob;
 use crate::telemetry::counters::LONG_WAIT;
 use crate::telemetry::event::event;
 use crate::telemetry::follower::FollowerSample;
-use crate::telemetry::histogram::distribution;
+use crate::telemetry::histogram::{distribution, sum};
 use crate::telemetry::replica::ReplicaSample;
 use crate::telemetry::retention::{FailingSweeps, HeldRule};
 use crate::telemetry::stats::{Activity, DatabaseStats, Stats};
@@ -65,6 +65,10 @@ const CLEAR_AFTER: u32 = 3;
 /// Thresholds above which a database server is worth considering.
 pub(super) const LONG_WAITS_PERCENT: f64 = 5.0;
 pub(super) const WRITES_A_SECOND: f64 = 10_000.0;
+pub(super) const BUSY_PERCENT: f64 = 80.0;
+
+/// From so many writes in a transaction on, commits are shared.
+const SHARED_COMMITS: f64 = 2.0;
 
 const GIB: u64 = 1 << 30;
 
@@ -118,6 +122,9 @@ struct Rates {
     writes: u64,
     waits: u64,
     long_waits: u64,
+    groups: u64,
+    /// Time that the writer has spent on BEGIN, closures and COMMIT.
+    busy: Duration,
 }
 
 /// An alert that has fired and not cleared.
@@ -152,9 +159,15 @@ pub(crate) struct RecentWrites {
     pub(crate) writes_a_second: f64,
     /// Percentage of the writes with a long wait.
     pub(crate) long_waits: f64,
-    /// Whether more than half of the last 60 minutes, and one an hour ago, had many long waits, or many writes.
+    /// Percentage of the time for which the writer was busy.
+    pub(crate) busy: f64,
+    /// Mean number of writes in a transaction.
+    pub(crate) writes_a_group: f64,
+    /// Whether more than half of the last 60 minutes, and one an hour ago, had many long waits, or many writes, or a busy
+    /// writer that shares its commits.
     pub(crate) hour_of_waits: bool,
     pub(crate) hour_of_writes: bool,
+    pub(crate) hour_of_work: bool,
 }
 
 impl Rates {
@@ -166,6 +179,8 @@ impl Rates {
             waits,
             writes_a_second: (self.writes - then.writes) as f64 / seconds.max(f64::MIN_POSITIVE),
             long_waits: 100.0 * (self.long_waits - then.long_waits) as f64 / waits.max(1) as f64,
+            busy: 100.0 * self.busy.saturating_sub(then.busy).as_secs_f64() / seconds.max(f64::MIN_POSITIVE),
+            writes_a_group: (self.writes - then.writes) as f64 / (self.groups - then.groups).max(1) as f64,
             ..RecentWrites::default()
         }
     }
@@ -212,6 +227,11 @@ impl RecentWrites {
     /// Whether the rate is high for one writer.
     pub(crate) fn has_many_writes(&self) -> bool {
         self.writes_a_second > WRITES_A_SECOND
+    }
+
+    /// Whether the writer has little time left, although many writes share a commit.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy > BUSY_PERCENT && self.writes_a_group >= SHARED_COMMITS
     }
 }
 
@@ -286,6 +306,7 @@ impl Watchdog {
             is_long: state.rates.len() >= WINDOW / 2,
             hour_of_waits: most(RecentWrites::has_long_waits),
             hour_of_writes: most(RecentWrites::has_many_writes),
+            hour_of_work: most(RecentWrites::is_busy),
             ..last.since(first)
         }
     }
@@ -364,6 +385,13 @@ impl Sampler {
                 writes: counters.writes.get(),
                 waits: distribution(&waits, u64::MAX).count,
                 long_waits: counters.long_waits.get(),
+                groups: counters.groups.get(),
+                busy: Duration::from_nanos(
+                    [&counters.begin, &counters.execute, &counters.commit]
+                        .map(|times| sum(&times.load()))
+                        .into_iter()
+                        .fold(0, u64::saturating_add),
+                ),
             },
             waits,
             totals: usage::totals(&telemetry.write_sites),
@@ -646,10 +674,35 @@ mod tests {
             writes: waits,
             waits,
             long_waits,
+            groups: 0,
+            busy: Duration::ZERO,
         };
         assert!(!at(60, 3, 3).since(&at(0, 0, 0)).has_long_waits());
         assert!(at(60, 20, 2).since(&at(0, 0, 0)).has_long_waits());
         assert!(!at(60, 1000, 50).since(&at(0, 0, 0)).has_long_waits());
         assert!(at(60, 1_000_000, 0).since(&at(0, 0, 0)).has_many_writes());
+    }
+
+    #[test]
+    fn busy_writer_counts_once_it_shares_commits() {
+        use crate::telemetry::histogram::Amounts;
+        let start = Instant::now();
+        let at = |seconds: u64, writes: u64, groups: u64, busy: u64| Rates {
+            at: start + Duration::from_secs(seconds),
+            writes,
+            waits: writes,
+            long_waits: 0,
+            groups,
+            busy: Duration::from_secs(busy),
+        };
+        let minute = |writes, groups, busy| at(60, writes, groups, busy).since(&at(0, 0, 0, 0));
+        assert!(minute(1000, 100, 55).is_busy());
+        assert!(!minute(1000, 100, 40).is_busy());
+        assert!(!minute(1000, 900, 55).is_busy());
+        assert!(!minute(0, 0, 60).is_busy());
+        let times = Amounts::default();
+        (0..100).for_each(|_| times.add_time(Duration::from_millis(10)));
+        let found = Duration::from_nanos(sum(&times.load())).as_secs_f64();
+        assert!((0.9..1.1).contains(&found), "{found}");
     }
 }

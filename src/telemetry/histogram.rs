@@ -116,6 +116,15 @@ impl Amounts {
     }
 }
 
+/// The sum of all amounts, each taken as the middle of its bucket.
+pub(crate) fn sum(amounts: &Histogram) -> u64 {
+    let buckets = amounts.into_iter().filter(|bucket| bucket.count() > 0);
+    buckets.fold(0, |sum: u64, bucket| {
+        let middle = bucket.start() + (bucket.end() - bucket.start()) / 2;
+        sum.saturating_add(bucket.count().saturating_mul(middle))
+    })
+}
+
 pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

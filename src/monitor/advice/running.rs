@@ -4,7 +4,7 @@
 use super::statements;
 use crate::monitor::advice::{Finding, Severity};
 use crate::monitor::rules::Rule;
-use crate::monitor::watchdog::{LONG_WAITS_PERCENT, RecentWrites, WRITES_A_SECOND};
+use crate::monitor::watchdog::{BUSY_PERCENT, LONG_WAITS_PERCENT, RecentWrites, WRITES_A_SECOND};
 use crate::telemetry::alert::Alert;
 use crate::telemetry::external_commits::LastHour;
 use crate::telemetry::stats::{RetentionStats, Stats};
@@ -103,6 +103,16 @@ fn signs_of_growth(stats: &Stats, recent: &RecentWrites, external: LastHour) -> 
                 (recent.long_waits, LONG_WAITS_PERCENT, "%"),
             )
         }),
+        (recent.is_long && recent.is_busy()).then(|| {
+            of(
+                Severity::Warning,
+                "busy_writer",
+                "the writer has little time left, although writes share their commits",
+                "Shorten the writes that use most of the writer's time (Stats::call_sites), load many rows by Store::bulk, and \
+                 put independent data into a store of its own",
+                (recent.busy, BUSY_PERCENT, "%"),
+            )
+        }),
         (recent.is_long && recent.has_many_writes()).then(|| {
             of(
                 Severity::Warning,
@@ -166,6 +176,8 @@ pub(super) fn outgrown(
     let has = |topics: &[&str]| findings.iter().any(|finding| topics.contains(&finding.topic));
     let signs = [
         (recent.hour_of_waits && !has(CAUSES_OF_WAITS)).then_some("many writes wait longer than 100 ms"),
+        (recent.hour_of_work && !has(CAUSES_OF_WAITS))
+            .then_some("the writer is busy although writes share their commits"),
         recent.hour_of_writes.then_some("the write rate is very high"),
         external
             .is_sustained
@@ -180,8 +192,8 @@ pub(super) fn outgrown(
         "for an hour there have been signs that PostgreSQL is the better choice: {}",
         signs.join("; ")
     );
-    let remedy = "Each sign has a remedy of its own; together they suggest that one writer on one machine is no longer \
-                  enough";
+    let remedy = "Each sign has a remedy of its own, to try first; together they suggest that one writer on one machine is \
+                  no longer enough. What a move would take is in the guide on PostgreSQL";
     let finding = Finding::new(Severity::Warning, "time_for_postgresql", message, remedy);
     Some(finding.with_measurement(signs.len() as f64, 2.0, "signs"))
 }
@@ -237,6 +249,20 @@ mod tests {
             ..quiet
         };
         assert_eq!(topics(&small, &many, NO_HOUR), ["high_write_rate"]);
+        let busy = RecentWrites {
+            is_long: true,
+            busy: 90.0,
+            writes_a_group: 8.0,
+            ..quiet
+        };
+        let found = look(&small, &busy, NO_HOUR);
+        assert_eq!((found.len(), found[0].topic), (1, "busy_writer"));
+        assert!(found[0].to_string().contains("90"), "{}", found[0]);
+        let alone = RecentWrites {
+            writes_a_group: 1.2,
+            ..busy
+        };
+        assert!(topics(&small, &alone, NO_HOUR).is_empty());
         let burst = RecentWrites { is_long: false, ..many };
         assert!(topics(&small, &burst, NO_HOUR).is_empty());
         let once = LastHour {
@@ -303,6 +329,15 @@ mod tests {
         }
         assert!(told(&[], &large(), &waits, NO_HOUR).is_some());
         assert_eq!(told(&[], &Stats::default(), &waits, NO_HOUR), None);
+        let work = RecentWrites {
+            hour_of_waits: true,
+            hour_of_work: true,
+            ..RecentWrites::default()
+        };
+        let message = told(&[], &Stats::default(), &work, NO_HOUR).unwrap();
+        assert!(message.contains("writer is busy"), "{message}");
+        let scan = Finding::new(Severity::Warning, "full_table_scan", String::new(), "");
+        assert_eq!(told(&[scan], &Stats::default(), &work, NO_HOUR), None);
         // What the last minute shows is no reason.
         let minute = RecentWrites {
             is_long: true,
