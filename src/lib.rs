@@ -173,12 +173,6 @@ pub use self::maintenance::check::{Check, CheckProgress, CheckReport, CheckStage
 pub use self::maintenance::vacuum::{Vacuum, VacuumProgress, VacuumReport};
 
 // Replication.
-#[cfg(feature = "postgres")]
-#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
-pub use self::postgres::import::report::{ImportedTable, PostgresImportReport, PostgresNote};
-#[cfg(feature = "postgres")]
-#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
-pub use self::postgres::import::{PostgresImport, PostgresImportProgress, PostgresImportStage, PostgresNan};
 #[cfg(feature = "replicate")]
 #[cfg_attr(docsrs, doc(cfg(feature = "replicate")))]
 pub use self::replica::{
@@ -191,8 +185,15 @@ pub use self::replica::{
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub use self::postgres::export::{
-    ExportMisfit, ExportNote, ExportProgress, ExportReport, ExportStage, ExportToPostgres, ExportedTable, OnMisfit,
+    ExportDifference, ExportEstimate, ExportMisfit, ExportNote, ExportProgress, ExportReport, ExportStage,
+    ExportStatement, ExportToPostgres, ExportedTable, OnMisfit,
 };
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::postgres::import::report::{ImportedTable, PostgresImportReport, PostgresNote};
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use self::postgres::import::{PostgresImport, PostgresImportProgress, PostgresImportStage, PostgresNan};
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub use self::postgres::types::PgType;
@@ -206,9 +207,9 @@ pub use self::telemetry::Measurement;
 pub use self::telemetry::alert::{Alert, AlertKind};
 pub use self::telemetry::histogram::{Distribution, Latency};
 pub use self::telemetry::stats::{
-    Activity, BulkStats, CallSiteStats, Checkpoint, DatabaseStats, FollowerStats, LastBackup, LastVerify, Operation,
-    PageCacheStats, ReadOnly, ReaderStats, ReplicaState, ReplicaStats, RetentionStats, StatementStats, Stats,
-    StreamStats,
+    Activity, BulkStats, CallSiteStats, Checkpoint, DatabaseStats, ExportStats, FollowerStats, LastBackup, LastExport,
+    LastVerify, Operation, PageCacheStats, ReadOnly, ReaderStats, ReplicaState, ReplicaStats, RetentionStats,
+    StatementStats, Stats, StreamStats,
 };
 
 /// The README's example compiles.

@@ -43,6 +43,9 @@ impl Stats {
             call_sites: usage::sites(&telemetry.write_sites, &telemetry.read_sites),
             statements: usage::statements(&telemetry.statements),
             last_backup: telemetry.backups.last(),
+            exports: telemetry.exports.running(),
+            exported_rows: telemetry.exports.rows(),
+            last_export: telemetry.exports.last(),
             replica: telemetry.replica.stats(),
             follower: telemetry.follower.stats(),
             ..counted

@@ -6,6 +6,7 @@
 //! canonical.rs  a value that both sides can hold, and the SHA-256 of the rows of an import
 //! export/       from a store to a server
 //! store.rs      the calls of `Store`
+//! events.rs     the events of both
 //! import/       from a server or a dump into a new database
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! and hash them in the order in which they are read.
 
 pub(crate) mod canonical;
+mod events;
 pub(crate) mod export;
 pub(crate) mod import;
 mod store;

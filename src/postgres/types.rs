@@ -71,6 +71,45 @@ impl PgType {
             PgType::Json => "json",
         }
     }
+
+    /// The type of a name in SQL, or why there is none.
+    pub(crate) fn of_name(name: &str) -> Result<Self, String> {
+        let name = name
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .to_ascii_lowercase();
+        Ok(match name.as_str() {
+            "bool" | "boolean" => PgType::Bool,
+            "int2" | "smallint" => PgType::Int2,
+            "int" | "int4" | "integer" => PgType::Int4,
+            "int8" | "bigint" => PgType::Int8,
+            "float4" | "real" => PgType::Float4,
+            "float8" | "double precision" => PgType::Float8,
+            "numeric" | "decimal" => PgType::Numeric,
+            "text" => PgType::Text,
+            "bytea" => PgType::Bytea,
+            "date" => PgType::Date,
+            "time" | "time without time zone" => PgType::Time,
+            "timestamp" | "timestamp without time zone" => PgType::Timestamp,
+            "timestamptz" | "timestamp with time zone" => PgType::Timestamptz,
+            "uuid" => PgType::Uuid,
+            "json" => PgType::Json,
+            "jsonb" => {
+                return Err(
+                    "jsonb does not keep the text of JSON, so the rows could not be compared: export it as json, then ALTER \
+                     TABLE .. ALTER COLUMN .. TYPE jsonb USING column::jsonb"
+                        .to_owned(),
+                );
+            }
+            _ => {
+                return Err(format!(
+                    "no type {name:?}: write boolean, smallint, integer, bigint, real, double precision, numeric, text, bytea, \
+                     date, time, timestamp, timestamptz, uuid or json"
+                ));
+            }
+        })
+    }
 }
 
 /// Why a value of SQLite does not fit a type. It has no data.

@@ -10,6 +10,7 @@ pub(crate) mod bulk;
 pub(crate) mod call_site;
 pub(crate) mod counters;
 pub(crate) mod event;
+pub(crate) mod export;
 pub(crate) mod external_commits;
 pub(crate) mod follower;
 pub(crate) mod histogram;
@@ -32,6 +33,7 @@ use self::activity::ActivitySlot;
 use self::backup_history::BackupHistory;
 use self::bulk::BulkFigures;
 use self::counters::Counters;
+use self::export::ExportFigures;
 use self::follower::FollowerFigures;
 pub use self::measurement::Measurement;
 use self::page_cache::CacheTotals;
@@ -64,6 +66,8 @@ pub(crate) struct Telemetry {
     pub(crate) retention: RetentionFigures,
     /// The replica. Written by the threads that seal and upload.
     pub(crate) replica: ReplicaFigures,
+    /// The exports to PostgreSQL. Written by their threads.
+    pub(crate) exports: ExportFigures,
     /// The follower. Written by the writer thread and by the task that follows.
     pub(crate) follower: FollowerFigures,
 }
@@ -83,6 +87,7 @@ impl Telemetry {
             bulk: BulkFigures::default(),
             retention: RetentionFigures::default(),
             replica: ReplicaFigures::default(),
+            exports: ExportFigures::default(),
             follower: FollowerFigures::default(),
         }
     }

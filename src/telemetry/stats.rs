@@ -102,6 +102,12 @@ pub struct Stats {
     pub statements: Vec<StatementStats>,
     /// The last backup, whether it succeeded or failed.
     pub last_backup: Option<LastBackup>,
+    /// The exports to PostgreSQL that run now, dry runs too.
+    pub exports: Vec<ExportStats>,
+    /// Number of rows of all exports that were committed at their servers.
+    pub exported_rows: u64,
+    /// The last export to PostgreSQL that was not a dry run, whether it succeeded or failed.
+    pub last_export: Option<LastExport>,
     /// The replica; `None` without `Options::replicate_to`.
     pub replica: Option<ReplicaStats>,
     /// What a follower has reached; `None` for a store.
@@ -174,6 +180,46 @@ pub struct LastBackup {
     /// Whether the backup was verified.
     pub verified: bool,
     /// Reason of the failure; `None` if the backup succeeded. It omits SQLite's message, which could quote data.
+    pub error: Option<String>,
+}
+
+/// An export to PostgreSQL that runs. See [`Stats::exports`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct ExportStats {
+    /// The server, its database and the user, without a password.
+    pub server: String,
+    /// Call site: the `file:line` of the call.
+    pub site: String,
+    /// Whether nothing is written.
+    pub is_dry_run: bool,
+    /// Time since the export began.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub age: Duration,
+    /// `scan`, `copy`, `index` or `compare`.
+    pub stage: &'static str,
+    /// Number of rows in this stage so far, in steps of 256.
+    pub rows: u64,
+}
+
+/// The last export to PostgreSQL. See [`Stats::last_export`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct LastExport {
+    /// The server, its database and the user, without a password.
+    pub server: String,
+    /// Time since the export finished or failed.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub ago: Duration,
+    /// Duration of the export.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub duration: Duration,
+    /// Number of rows; 0 if the export failed.
+    pub rows: u64,
+    /// Kind of the failure, such as `postgres` or `cancelled`; `None` if the export succeeded. It omits the message, which
+    /// could quote data.
     pub error: Option<String>,
 }
 

@@ -19,7 +19,7 @@ use super::stats::{CallSiteStats, Operation, StatementStats};
 const MAX_SQL: usize = 2048;
 
 /// The name of the shared entry for keys past the bound.
-const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 
 pub(crate) type CallSiteTable = ShardedTable<CallSite, CallSiteUsage>;
 pub(crate) type CallSiteShard = Shard<CallSite, CallSiteUsage>;

@@ -68,6 +68,8 @@
 //! | `larder.bulk.jobs` | gauge | count |  | Number of bulk jobs that run; a sweep of a retention is one. |
 //! | `larder.bulk.rows` | counter | count |  | Number of rows that bulk jobs have committed. |
 //! | `larder.bulk.share` | gauge | count |  | Part of the time for which the running bulk jobs had the writer thread, from 0 to 1. |
+//! | `larder.export.running` | gauge | count |  | Number of exports to PostgreSQL that run, dry runs too. |
+//! | `larder.export.rows` | counter | count |  | Number of rows that exports have committed at their servers. |
 //! | `larder.retention.rows` | counter | count |  | Number of old rows that retentions have deleted. |
 //! | `larder.retention.last_sweep` | gauge | seconds |  | Time of the last sweep that left no old rows, in seconds since 1970, of the retention where it is longest ago; 0 before the first. |
 //! | `larder.retention.failures` | gauge | count |  | Number of sweeps that failed since the last one that succeeded, of the retention that has most. |

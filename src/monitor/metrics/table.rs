@@ -121,6 +121,10 @@ pub(super) const METRICS: &[Metric] = &[
     gauge("larder.bulk.share", Unit::Count, "Part of the time for which the running bulk jobs had the writer thread, from 0 \
                                              to 1.",
         |sample| one(sample.stats.bulk.iter().map(|job| job.share).sum())),
+    gauge("larder.export.running", Unit::Count, "Number of exports to PostgreSQL that run, dry runs too.",
+        |sample| one(sample.stats.exports.len() as f64)),
+    counter("larder.export.rows", "Number of rows that exports have committed at their servers.",
+        |sample| one(sample.stats.exported_rows)),
     counter("larder.retention.rows", "Number of old rows that retentions have deleted.",
         |sample| one(sample.stats.retention_rows)),
     gauge("larder.retention.last_sweep", Unit::Seconds, "Time of the last sweep that left no old rows, in seconds since 1970, \

@@ -4,6 +4,11 @@
 //! sql.rs         tokens of SQLite's SQL: what PRAGMAs do not say
 //! expression.rs  expressions that mean the same at the server
 //! schema.rs      reads the tables of one snapshot, and writes their statements for the server
+//! statements.rs  what the statements of the service use that the server does otherwise
+//! comments.rs    comments in the SQL of a table
+//! others.rs      what is not made: views, triggers, virtual tables, with the SQL to review
+//! rules.rs       types of columns that were asked for
+//! estimate.rs    how long an export would take, by a sample
 //! quarantine.rs  rows that are set aside
 //! scan.rs        reads all rows: types for the columns, and the values that do not fit them
 //! copy.rs        the rows by binary COPY
@@ -13,15 +18,20 @@
 //!                the same
 //! ```
 
+mod comments;
 mod compare;
 mod copy;
+mod estimate;
 mod expression;
+mod others;
 mod quarantine;
 mod report;
 mod resume;
+mod rules;
 mod scan;
 mod schema;
 mod sql;
+mod statements;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,8 +43,11 @@ use postgres::{Client, Transaction};
 use rusqlite::Connection;
 
 use self::compare::{Compared, differs};
-pub use self::report::{ExportMisfit, ExportNote, ExportReport, ExportedTable};
+pub use self::report::{
+    ExportDifference, ExportEstimate, ExportMisfit, ExportNote, ExportReport, ExportStatement, ExportedTable,
+};
 use self::schema::{Column, Schema, Table};
+use super::events;
 use super::types::PgType;
 use super::url::{Server, on_a_thread};
 use crate::connection::sql_text::quoted;
@@ -42,6 +55,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Outcome, Result};
 use crate::maintenance::progress::ProgressReporter;
 use crate::telemetry::call_site::CallSite;
+use crate::telemetry::export::RunningExport;
+use crate::telemetry::stats::LastExport;
 
 const OPERATION: &str = "export";
 
@@ -88,7 +103,12 @@ pub struct ExportToPostgres<'s> {
     resumes: bool,
     /// The schema in which the tables are made, if that is not their own.
     staging: Option<String>,
+    /// Statements to look at, and how often each ran.
+    statements: Vec<(String, u64)>,
+    probes: bool,
     reporter: ProgressReporter<ExportProgress>,
+    /// Its entry in the statistics, while it runs.
+    running: Option<RunningExport>,
 }
 
 /// The progress of an [`ExportToPostgres`].
@@ -129,6 +149,9 @@ impl<'s> ExportToPostgres<'s> {
             on_misfit: OnMisfit::default(),
             resumes: false,
             staging: None,
+            statements: Vec::new(),
+            probes: false,
+            running: None,
             reporter: ProgressReporter::new(ExportProgress::at(ExportStage::Scan, 0)),
         }
     }
@@ -143,6 +166,29 @@ impl<'s> ExportToPostgres<'s> {
     pub fn column_type(mut self, table: impl Into<String>, column: impl Into<String>, kind: PgType) -> Self {
         self.types.insert((table.into(), column.into()), kind);
         self
+    }
+
+    /// The types of columns as text, such as a file has: `table.column = uuid`, one a line, with `#` before a comment and
+    /// double quotes around names that need them. A rule counts more than an earlier call for its column.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// # store.write(|tx| tx.execute_batch("CREATE TABLE users(id TEXT PRIMARY KEY, born TEXT)"))?;
+    /// let rules = "
+    ///     users.id = uuid
+    ///     users.born = date   # since version 3
+    /// ";
+    /// let plan = store.export_to_postgres("postgres://app@db.example/app").types(rules)?.dry_run()?;
+    /// assert!(plan.tables[0].create.contains(r#""id" uuid"#));
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Options`] with the line of a rule that is none, or whose type larder does not know.
+    pub fn types(mut self, rules: &str) -> Result<Self> {
+        self.types.extend(rules::parse(rules)?);
+        Ok(self)
     }
 
     /// Chooses narrower types where every value fits, and says so in the report: `boolean` for `CHECK (x IN (0, 1))`, `json`
@@ -180,6 +226,30 @@ impl<'s> ExportToPostgres<'s> {
         self
     }
 
+    /// Has [`dry_run`](Self::dry_run) look at a statement of the service, which ran so many times, 0 if that is not known.
+    /// The text may have several statements. A dry run looks at those of [`Stats::statements`](crate::Stats::statements)
+    /// in any case, so this is for a program that is not the service.
+    ///
+    /// ```
+    /// # let store = larder::Store::open_temp()?;
+    /// let export = store.export_to_postgres("postgres://app@db.example/app");
+    /// let plan = export.statement("INSERT OR IGNORE INTO seen(id) VALUES (?1)", 7).dry_run()?;
+    /// assert_eq!(plan.statements[0].differences[0].what, "INSERT OR IGNORE");
+    /// # Ok::<_, larder::Error>(())
+    /// ```
+    pub fn statement(mut self, sql: impl Into<String>, calls: u64) -> Self {
+        self.statements.push((sql.into(), calls));
+        self
+    }
+
+    /// Whether [`dry_run`](Self::dry_run) measures the server too: it writes a sample of each table to a schema of a
+    /// random name, reads it back, and rolls all back. Without it, the estimate has no part of the server. The default is
+    /// `false`: a dry run connects to no server.
+    pub fn probe(mut self, probe: bool) -> Self {
+        self.probes = probe;
+        self
+    }
+
     /// Calls `f` at the start of each stage, before the rows of each table are written, and some ten times a second, on a
     /// thread of the export.
     /// `ControlFlow::Break(())` cancels the export, and the target is as it was.
@@ -191,12 +261,13 @@ impl<'s> ExportToPostgres<'s> {
         self
     }
 
-    /// Reads all rows and connects to no server: the statements, the misfits, and what the target would not have.
+    /// Reads all rows and connects to no server, unless [`probe`](Self::probe) asks for it: the statements, the misfits,
+    /// what the target would not have, which statements of the service have to change, and how long it would take.
     ///
     /// # Errors
     ///
-    /// [`Error::Options`] for the URL or a column that does not exist, [`Error::Cancelled`], [`Error::Closed`], and the
-    /// errors of a read.
+    /// [`Error::Options`] for the URL or a column that does not exist, [`Error::Cancelled`], [`Error::Closed`], the
+    /// errors of a read, and [`Error::Postgres`] from a [`probe`](Self::probe).
     #[track_caller]
     pub fn dry_run(self) -> Result<ExportReport> {
         let site = CallSite::new(None, Location::caller());
@@ -222,9 +293,27 @@ impl<'s> ExportToPostgres<'s> {
         })
     }
 
-    fn export(&self, site: CallSite, writes: bool) -> Result<ExportReport> {
+    fn export(mut self, site: CallSite, writes: bool) -> Result<ExportReport> {
         let began = Instant::now();
         let server = Server::parse(&self.url)?;
+        let (shown, of) = (server.to_string(), site.to_string());
+        let exports = &self.engine.telemetry.exports;
+        self.running = Some(exports.begin(shown.clone(), of.clone(), !writes));
+        let made = self.run_on(&server, site, writes, began);
+        if writes && !matches!(made, Err(Error::Closed)) {
+            exports.note(LastExport {
+                server: shown.clone(),
+                ago: Duration::ZERO,
+                duration: began.elapsed(),
+                rows: made.as_ref().map_or(0, ExportReport::rows),
+                error: made.as_ref().err().map(|error| error.kind().to_owned()),
+            });
+            events::exported(self.engine.path(), &shown, &of, began.elapsed(), &made);
+        }
+        made
+    }
+
+    fn run_on(&self, server: &Server, site: CallSite, writes: bool, began: Instant) -> Result<ExportReport> {
         let readers = std::sync::Arc::clone(&self.engine.readers);
         self.reporter.begin();
         self.reporter
@@ -234,7 +323,7 @@ impl<'s> ExportToPostgres<'s> {
             let _watching = self.reporter.watch(conn, dedicated.interrupt());
             // All pages are read once or some times: in the memory of the process they would only count as its own.
             conn.execute_batch("PRAGMA mmap_size = 0")?;
-            self.of_snapshot(conn, &server, writes)
+            self.of_snapshot(conn, server, writes)
         });
         let made = self.reporter.end(OPERATION).and(made);
         dedicated.unchanged()?;
@@ -250,7 +339,10 @@ impl<'s> ExportToPostgres<'s> {
             is_written: false,
             tables: Vec::new(),
             misfits: Vec::new(),
-            notes: others(&schema),
+            notes: Vec::new(),
+            statements: Vec::new(),
+            statements_seen: 0,
+            estimate: None,
             duration: Duration::ZERO,
         };
         for (table, column) in self.types.keys() {
@@ -265,6 +357,7 @@ impl<'s> ExportToPostgres<'s> {
         let mut fatal = false;
         let mut scanned = 0;
         self.enter(ExportStage::Scan)?;
+        let began = Instant::now();
         for table in &mut schema.tables {
             let (rows, misfits, is_fatal) = self.scan(conn, table, &mut scanned, &mut report.notes)?;
             fatal |= is_fatal;
@@ -280,6 +373,8 @@ impl<'s> ExportToPostgres<'s> {
                 sha256: None,
             });
         }
+        let scan = began.elapsed();
+        report.notes.splice(0..0, others::notes(&schema, &self.schema));
         if self.on_misfit == OnMisfit::Quarantine && schema.tables.iter().any(|table| table.target == quarantine::NAME)
         {
             return Err(Error::Options {
@@ -296,6 +391,7 @@ impl<'s> ExportToPostgres<'s> {
                 let left_out = later.filter(|(_, statement)| statement.is_none());
                 report.notes.extend(left_out.map(|(what, _)| untranslated(what)));
             }
+            self.plan(conn, server, &schema, &mut report, scan)?;
             return Ok(report);
         }
         if fatal {
@@ -320,12 +416,35 @@ impl<'s> ExportToPostgres<'s> {
         Ok(report)
     }
 
+    /// Which statements of the service have to change, and how long an export would take.
+    fn plan(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        schema: &Schema,
+        report: &mut ExportReport,
+        scan: Duration,
+    ) -> Result<()> {
+        let own = self.engine.watch.stats().statements;
+        let own = own.into_iter().map(|statement| (statement.sql, statement.calls));
+        let texts: Vec<(String, u64)> = own.chain(self.statements.iter().cloned()).collect();
+        let names = statements::Names::of(schema);
+        (report.statements, report.statements_seen) = statements::look(&texts, &names);
+        report.notes.extend(statements::parameters(&texts));
+        let rows: Vec<u64> = report.tables.iter().map(|table| table.rows).collect();
+        let mut client = self.probes.then(|| server.connect()).transpose()?;
+        let estimate = estimate::estimate(conn, schema, &rows, scan, server, client.as_mut())?;
+        report.estimate = Some(estimate);
+        Ok(())
+    }
+
     /// Reports a stage at its start, so that a short one is seen too.
     fn enter(&self, stage: ExportStage) -> Result<()> {
         self.report(stage, 0)
     }
 
     fn report(&self, stage: ExportStage, rows: u64) -> Result<()> {
+        self.note(stage, rows);
         match self.reporter.report(ExportProgress::at(stage, rows)) {
             ControlFlow::Continue(()) => Ok(()),
             // The reporter says why.
@@ -433,6 +552,7 @@ impl<'s> ExportToPostgres<'s> {
                     column.generated = None;
                     let reason = super::url::describe(&error);
                     notes.push(ExportNote {
+                        sql: None,
                         object: format!("column {}.{}", table.name, column.name),
                         instead: format!(
                             "an ordinary column with the values of now, since the server refused: {reason}"
@@ -509,12 +629,24 @@ impl<'s> ExportToPostgres<'s> {
             let alter = parent.and_then(|parent| table.foreign_key(key, parent, at));
             all.push((format!("foreign key of table {} to {}", table.name, key.parent), alter));
         }
+        all.extend(table.comments(at));
         all
+    }
+
+    /// Shows in the statistics how far it is.
+    fn note(&self, stage: ExportStage, rows: u64) {
+        if let Some(running) = &self.running {
+            running.note(stage.name(), rows);
+        }
     }
 
     fn step(&self, stage: ExportStage, rows: &mut u64) -> Result<()> {
         *rows += 1;
-        if rows.is_multiple_of(256) && self.reporter.enter(ExportProgress::at(stage, *rows)).is_break() {
+        if !rows.is_multiple_of(256) {
+            return Ok(());
+        }
+        self.note(stage, *rows);
+        if self.reporter.enter(ExportProgress::at(stage, *rows)).is_break() {
             // The reporter says why.
             return Err(Error::Cancelled { work: OPERATION });
         }
@@ -527,6 +659,17 @@ impl<'s> ExportToPostgres<'s> {
             ControlFlow::Continue(()) => Ok(()),
             // The reporter says why.
             ControlFlow::Break(()) => Err(Error::Cancelled { work: OPERATION }),
+        }
+    }
+}
+
+impl ExportStage {
+    fn name(self) -> &'static str {
+        match self {
+            ExportStage::Scan => "scan",
+            ExportStage::Copy => "copy",
+            ExportStage::Index => "index",
+            ExportStage::Compare => "compare",
         }
     }
 }
@@ -556,6 +699,7 @@ fn commit(server: &Server, tx: Transaction<'_>) -> Result<()> {
 /// A note about what has no translation.
 fn untranslated(object: String) -> ExportNote {
     ExportNote {
+        sql: None,
         object,
         instead: "not made, because it may mean something else at the server: write it by hand".into(),
     }
@@ -579,6 +723,7 @@ fn attempt(
         Ok(()) => savepoint.commit().map_err(failed),
         Err(error) if error.as_db_error().is_some() => {
             notes.push(ExportNote {
+                sql: None,
                 object: what.to_owned(),
                 instead: format!("not made, the server refused it: {}", super::url::describe(&error)),
             });
@@ -588,37 +733,12 @@ fn attempt(
     }
 }
 
-/// Notes about what is no table.
-fn others(schema: &Schema) -> Vec<ExportNote> {
-    let note = |other: &schema::Other| {
-        let is_full_text = other.sql.to_ascii_lowercase().contains("using fts");
-        let instead = match other.kind.as_str() {
-            "view" => "not made: write it in the server's SQL",
-            "shadow" => "not made, its rows neither: it belongs to a virtual table by its name",
-            "trigger" => "not made: write a function and a trigger, or do its work in the program",
-            _ if is_full_text => {
-                "not made, its rows neither: add a column `tsvector GENERATED ALWAYS AS (to_tsvector('simple', ..)) STORED` \
-                 to the table whose text it has, and a GIN index on it"
-            }
-            _ => "not made, its rows neither: a virtual table has no counterpart",
-        };
-        let rows = other.rows.map_or(String::new(), |rows| format!("; it has {rows} rows"));
-        ExportNote {
-            object: format!("{} {}", other.kind, other.name),
-            instead: format!(
-                "{instead}{rows}; it is {}",
-                other.sql.split_whitespace().collect::<Vec<_>>().join(" ")
-            ),
-        }
-    };
-    schema.others.iter().map(note).collect()
-}
-
 /// Notes about what a table has in another form.
 fn changed(table: &Table) -> Vec<ExportNote> {
     let mut notes = Vec::new();
     let mut note = |object: String, instead: &str| {
         notes.push(ExportNote {
+            sql: None,
             object,
             instead: instead.to_owned(),
         });

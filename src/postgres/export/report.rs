@@ -19,6 +19,13 @@ pub struct ExportReport {
     pub misfits: Vec<ExportMisfit>,
     /// What the target does not have, or has in another form.
     pub notes: Vec<ExportNote>,
+    /// Statements that use what PostgreSQL does otherwise, those that run most often first. Only in a dry run. See
+    /// [`ExportToPostgres::statement`](crate::ExportToPostgres::statement).
+    pub statements: Vec<ExportStatement>,
+    /// Number of different statements that were looked at.
+    pub statements_seen: u64,
+    /// How long an export would take. `None` once it is written.
+    pub estimate: Option<ExportEstimate>,
     /// How long it took.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub duration: Duration,
@@ -74,6 +81,68 @@ pub struct ExportNote {
     pub object: String,
     /// What takes its place, or what to do.
     pub instead: String,
+    /// SQL to review: statements for the server where larder has a draft, which `instead` says, or else the statement of
+    /// the store. `None` if `object` says it all.
+    pub sql: Option<String>,
+}
+
+/// A statement that uses what PostgreSQL does otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct ExportStatement {
+    /// Its text, with any literals in it.
+    pub sql: String,
+    /// How often it ran. 0 if that is not known.
+    pub calls: u64,
+    /// What it uses.
+    pub differences: Vec<ExportDifference>,
+}
+
+/// What a statement uses that PostgreSQL does otherwise, or does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct ExportDifference {
+    /// The word, the function or the form, such as `INSERT OR REPLACE`.
+    pub what: String,
+    /// What takes its place, or how it differs.
+    pub instead: String,
+}
+
+/// How long an export would take, by what a dry run has measured.
+///
+/// What was not measured is not in it: `server` without
+/// [`ExportToPostgres::probe`](crate::ExportToPostgres::probe), foreign keys, CHECKs, and the effect of tables that exceed
+/// the memory of either machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct ExportEstimate {
+    /// Rows of the sample: at most 10,000 of each table, from ten places of it, of 1 MiB together.
+    pub sample_rows: u64,
+    /// Bytes of the sample as it is sent to the server.
+    pub sample_bytes: u64,
+    /// Bytes of all rows as they are sent, by the sample's.
+    pub bytes: u64,
+    /// The part of this side: the dry run's own reading of all rows, once more for the copy and for the comparison, and
+    /// encoding and hashing the rows, by the sample's time. Reading a large table by a key that is no integer takes longer.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
+    pub here: Duration,
+    /// The part of the server: writing the rows, keys and indexes, and reading the rows back, by the time of the sample
+    /// there. `None` if no server was asked.
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "crate::runtime::serde_units::optional_seconds")
+    )]
+    pub server: Option<Duration>,
+}
+
+impl ExportEstimate {
+    /// Both parts, one after the other. An export overlaps them in part.
+    pub fn total(&self) -> Duration {
+        self.here + self.server.unwrap_or_default()
+    }
 }
 
 impl ExportReport {
@@ -117,6 +186,27 @@ impl fmt::Display for ExportReport {
         }
         for note in &self.notes {
             writeln!(f, "  {}: {}", note.object, note.instead)?;
+            let lines = note.sql.iter().flat_map(|sql| sql.lines());
+            lines
+                .filter(|line| !line.trim().is_empty())
+                .try_for_each(|line| writeln!(f, "      {line}"))?;
+        }
+        for statement in &self.statements {
+            writeln!(f, "  {statement}")?;
+        }
+        if let Some(estimate) = &self.estimate {
+            match self.statements_seen {
+                0 => writeln!(
+                    f,
+                    "  no statement of the service was looked at: set max_statements in it, or give their texts"
+                )?,
+                seen => writeln!(
+                    f,
+                    "  {} of {seen} statements of the service use what PostgreSQL does otherwise",
+                    self.statements.len()
+                )?,
+            }
+            writeln!(f, "  {estimate}")?;
         }
         Ok(())
     }
@@ -133,6 +223,41 @@ impl fmt::Display for ExportMisfit {
         match self.first_rowid {
             Some(rowid) => write!(f, ", first in row {rowid}"),
             None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for ExportStatement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let calls = match self.calls {
+            0 => String::new(),
+            calls => format!(" ({calls} runs)"),
+        };
+        let sql: Vec<&str> = self.sql.split_whitespace().collect();
+        write!(f, "statement{calls}: {}", sql.join(" "))?;
+        let mut differences = self.differences.iter();
+        differences.try_for_each(|difference| write!(f, "\n    {}: {}", difference.what, difference.instead))
+    }
+}
+
+impl fmt::Display for ExportEstimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = self.bytes as f64 / 1e6;
+        match self.server {
+            Some(server) => write!(
+                f,
+                "an export would take about {:.1?}: {:.1?} here, {server:.1?} at the server, for {megabytes:.1} MB; measured on \
+                 all rows here, and on {} rows there; foreign keys and checks are not in it",
+                self.total(),
+                self.here,
+                self.sample_rows
+            ),
+            None => write!(
+                f,
+                "an export would take {:.1?} here, and the time of the server for {megabytes:.1} MB, which was not measured; \
+                 measured by reading all rows, and encoding {} of them",
+                self.here, self.sample_rows
+            ),
         }
     }
 }

@@ -233,6 +233,7 @@ impl ExportToPostgres<'_> {
             }
             let refused = table.columns.iter().zip(&generated).filter(|(_, made)| made.is_some());
             notes.extend(refused.map(|(column, _)| ExportNote {
+                sql: None,
                 object: format!("column {}.{}", table.name, column.name),
                 instead: "an ordinary column with the values of now, since the server refused its expression".into(),
             }));

@@ -63,6 +63,7 @@ impl ExportToPostgres<'_> {
             };
             if let Some((kind, reason)) = inferred {
                 notes.push(ExportNote {
+                    sql: None,
                     object: format!("column {}.{}", table.name, column.name),
                     instead: format!("{}: {reason}", kind.sql()),
                 });
@@ -70,6 +71,7 @@ impl ExportToPostgres<'_> {
             let [_, integers, reals, ..] = seen.classes;
             if kind == PgType::Float8 && integers && reals {
                 notes.push(ExportNote {
+                    sql: None,
                     object: format!("column {}.{}", table.name, column.name),
                     instead: "integers and real numbers are all double precision: 1 is 1.0".into(),
                 });
@@ -139,7 +141,7 @@ impl ExportToPostgres<'_> {
 }
 
 /// A row of [`Table::select`].
-pub(super) struct TableRow<'r>(&'r Row<'r>);
+pub(super) struct TableRow<'r>(pub(super) &'r Row<'r>);
 
 impl<'r> TableRow<'r> {
     pub(super) fn rowid(&self) -> Option<i64> {

@@ -2,6 +2,7 @@
 
 use rusqlite::Connection;
 
+use super::comments::Comments;
 use super::expression::translated;
 use super::sql::{Deferral, TableText, Token, index_parts};
 use crate::connection::sql_text::quoted;
@@ -26,6 +27,7 @@ pub(super) struct Table {
     pub(super) conflicts: Vec<String>,
     /// Whether the scan found values that do not fit.
     pub(super) has_misfits: bool,
+    pub(super) comments: Comments,
 }
 
 #[derive(Clone)]
@@ -194,6 +196,7 @@ impl Table {
             checks: Vec::new(),
             conflicts: Vec::new(),
             has_misfits: false,
+            comments: Comments::default(),
         }
     }
 
@@ -243,6 +246,7 @@ impl Table {
             checks: text.checks,
             conflicts: text.conflicts,
             has_misfits: false,
+            comments: Comments::parse(sql),
             has_identity,
             has_rowid,
             name,

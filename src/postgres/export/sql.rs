@@ -29,7 +29,7 @@ impl Token {
     }
 
     /// The name that it is, in quotes or not.
-    fn name(&self) -> Option<&str> {
+    pub(super) fn name(&self) -> Option<&str> {
         match self {
             Token::Word(name) | Token::Name(name) | Token::Text(name) => Some(name),
             _ => None,
@@ -40,15 +40,36 @@ impl Token {
 /// Operators of more than one character.
 const OPERATORS: [&str; 9] = ["->>", "->", "||", "==", "<>", "<=", ">=", "!=", "<<"];
 
-/// The tokens of a text that SQLite has parsed before.
+/// A part of a text: a token, or a comment, which has none.
+pub(super) struct Span<'s> {
+    pub(super) token: Option<Token>,
+    /// As it is written, with its quotes.
+    pub(super) text: &'s str,
+    /// Where it begins, in bytes.
+    pub(super) at: usize,
+}
+
+/// The tokens of a text.
 pub(super) fn tokens(sql: &str) -> Vec<Token> {
+    spans(sql).into_iter().filter_map(|span| span.token).collect()
+}
+
+/// The tokens and comments of a text, which need not be valid.
+pub(super) fn spans(sql: &str) -> Vec<Span<'_>> {
     let mut found = Vec::new();
     let mut rest = sql;
     while let Some(first) = rest.chars().next() {
+        let mut is_comment = false;
         let (token, length) = match first {
             c if c.is_whitespace() => (None, c.len_utf8()),
-            '-' if rest.starts_with("--") => (None, rest.find('\n').unwrap_or(rest.len())),
-            '/' if rest.starts_with("/*") => (None, rest[2..].find("*/").map_or(rest.len(), |at| at + 4)),
+            '-' if rest.starts_with("--") => {
+                is_comment = true;
+                (None, rest.find('\n').unwrap_or(rest.len()))
+            }
+            '/' if rest.starts_with("/*") => {
+                is_comment = true;
+                (None, rest[2..].find("*/").map_or(rest.len(), |at| at + 4))
+            }
             '\'' => {
                 let (text, length) = quoted_text(rest, '\'');
                 (Some(Token::Text(text)), length)
@@ -79,7 +100,13 @@ pub(super) fn tokens(sql: &str) -> Vec<Token> {
                 (Some(Token::Mark(rest[..length].to_owned())), length)
             }
         };
-        found.extend(token);
+        if token.is_some() || is_comment {
+            found.push(Span {
+                token,
+                text: &rest[..length],
+                at: sql.len() - rest.len(),
+            });
+        }
         rest = &rest[length..];
     }
     found
@@ -268,7 +295,7 @@ pub(super) fn group(tokens: &[Token]) -> &[Token] {
 }
 
 /// The parts between commas that are in no parentheses.
-fn split(tokens: &[Token]) -> Vec<&[Token]> {
+pub(super) fn split(tokens: &[Token]) -> Vec<&[Token]> {
     let (mut parts, mut from, mut depth) = (Vec::new(), 0, 0_usize);
     for (at, token) in tokens.iter().enumerate() {
         match token {

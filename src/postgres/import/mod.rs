@@ -43,7 +43,8 @@ use self::source::Source;
 use crate::backup::Build;
 use crate::error::{Error, Outcome, Result};
 use crate::maintenance::progress::ProgressReporter;
-use crate::postgres::url::on_a_thread;
+use crate::postgres::events;
+use crate::postgres::url::{Server, on_a_thread};
 use crate::store::{Options, Store};
 
 /// What becomes of NaN, which SQLite cannot keep in a column of REAL.
@@ -118,6 +119,18 @@ enum From {
     /// The text of the URL is not shown: it may have a password.
     Server(Url),
     Dump(PathBuf),
+}
+
+impl From {
+    /// Its name, without a password.
+    fn name(&self) -> String {
+        match self {
+            From::Server(url) => {
+                Server::parse(&url.0).map_or_else(|_| "a server".to_owned(), |server| server.to_string())
+            }
+            From::Dump(path) => path.display().to_string(),
+        }
+    }
 }
 
 struct Url(String);
@@ -255,7 +268,10 @@ impl PostgresImport {
     /// - Errors of [`Options::open`] and of writes: a row that violates another constraint is one of them.
     pub fn run(self) -> Result<PostgresImportReport> {
         let to = self.to.clone();
-        on_a_thread("larder-import", &to, "an import", || self.import())
+        let (began, source) = (Instant::now(), self.from.name());
+        let made = on_a_thread("larder-import", &to, "an import", || self.import());
+        events::imported(&to, &source, began.elapsed(), &made);
+        made
     }
 
     fn import(self) -> Result<PostgresImportReport> {

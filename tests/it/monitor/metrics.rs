@@ -202,6 +202,8 @@ fn expected(stats: &Stats, path: &Path) -> Expected {
         ("larder.bulk.jobs", none(), 0),
         ("larder.bulk.rows", none(), 0),
         ("larder.bulk.share", none(), 0),
+        ("larder.export.running", none(), 0),
+        ("larder.export.rows", none(), 0),
         ("larder.retention.rows", none(), 0),
         ("larder.retention.last_sweep", none(), 0),
         ("larder.retention.failures", none(), 0),

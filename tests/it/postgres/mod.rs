@@ -6,6 +6,7 @@ pub(crate) mod export;
 mod import;
 pub(crate) mod large;
 mod losses;
+mod plan;
 pub(crate) mod resume;
 mod round_trip;
 pub(crate) mod tls;
