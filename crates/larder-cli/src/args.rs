@@ -151,9 +151,19 @@ pub(crate) struct ExportArgs {
     /// The server: postgres://user@host:5432/database, or `host=.. dbname=.. user=..`
     pub(crate) url: String,
 
-    /// Write nothing: print the tables, the values that do not fit (exit code 1), and what would not be there
+    /// Write nothing: print the tables, the values that do not fit (exit code 1), what would not be there, and how long it
+    /// would take here
     #[arg(long)]
     pub(crate) plan: bool,
+
+    /// Statements of the service, to list those that have to change: the JSON of its Store::stats (with max_statements), a
+    /// JSON list of their texts, or SQL
+    #[arg(long, value_name = "FILE", requires = "plan")]
+    pub(crate) statements: Option<PathBuf>,
+
+    /// Also measure the server: write a sample of each table to a schema of a random name, and roll it back
+    #[arg(long, requires = "plan")]
+    pub(crate) probe: bool,
 
     /// The schema at the server
     #[arg(long, default_value = "public")]
@@ -170,6 +180,14 @@ pub(crate) struct ExportArgs {
     /// Commit table by table to a schema of its own, and go on where an earlier run was broken off
     #[arg(long)]
     pub(crate) resumable: bool,
+
+    /// The type of a column, such as users.id=uuid; may be given several times
+    #[arg(long = "type", value_name = "TABLE.COLUMN=TYPE")]
+    pub(crate) column_types: Vec<String>,
+
+    /// A file with the types of columns, one a line: table.column = type. # begins a comment
+    #[arg(long, value_name = "FILE")]
+    pub(crate) types: Option<PathBuf>,
 }
 
 #[cfg(feature = "postgres")]

@@ -114,6 +114,8 @@ pub(crate) fn import(args: ImportArgs, output: &Output) -> Result<Verdict> {
     if postgres::is_source(&args.database.database) {
         return postgres::import(&args, output);
     }
+    #[cfg(feature = "postgres")]
+    postgres::refuse_options(&args)?;
     let from_stdin = args.files.iter().filter(|file| source::is_stdin(file)).count();
     if from_stdin > 1 {
         return Err(Failure::Usage("stdin can be read once: give - once".into()));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use larder::{PostgresImport, PostgresImportProgress, PostgresImportStage, PostgresNan, Store};
 
-use crate::args::{ImportArgs, NanValues};
+use crate::args::{ImportArgs, NanValues, OnConflict};
 use crate::export::refuse_password;
 use crate::failure::{Failure, Result, Verdict};
 use crate::output::Output;
@@ -15,8 +15,12 @@ pub(super) fn is_source(path: &Path) -> bool {
 }
 
 fn is_server(path: &Path) -> bool {
+    const KEYS: [&str; 8] = [
+        "host", "hostaddr", "port", "dbname", "user", "password", "passfile", "sslmode",
+    ];
     let text = path.to_str().unwrap_or_default();
-    text.starts_with("postgres://") || text.starts_with("postgresql://")
+    let is_pairs = text.split_once('=').is_some_and(|(key, _)| KEYS.contains(&key.trim()));
+    text.starts_with("postgres://") || text.starts_with("postgresql://") || (is_pairs && !path.exists())
 }
 
 fn is_dump(path: &Path) -> bool {
@@ -25,6 +29,13 @@ fn is_dump(path: &Path) -> bool {
 }
 
 pub(super) fn import(args: &ImportArgs, output: &Output) -> Result<Verdict> {
+    let given = of_csv(args);
+    if !given.is_empty() {
+        return Err(Failure::Usage(format!(
+            "{} is for CSV files: an import from PostgreSQL makes a new database by the schema of the source",
+            given.join(", ")
+        )));
+    }
     let from = &args.database.database;
     let [to] = args.files.as_slice() else {
         return Err(Failure::Usage(
@@ -50,6 +61,45 @@ pub(super) fn import(args: &ImportArgs, output: &Output) -> Result<Verdict> {
     Ok(Verdict::of(true))
 }
 
+/// The options that are for CSV files alone, and not as they are without them.
+fn of_csv(args: &ImportArgs) -> Vec<&'static str> {
+    let all = [
+        ("--table", args.table.is_some()),
+        ("--create-table", args.create_table),
+        ("--create-database", args.create_database),
+        ("--types", !args.types.is_empty()),
+        ("--infer", args.infer),
+        ("--primary-key", !args.primary_key.is_empty()),
+        ("--map", !args.map.is_empty()),
+        ("--skip", !args.skip.is_empty()),
+        ("--header", !args.header.is_empty()),
+        ("--delimiter", args.delimiter != b','),
+        ("--null", !args.null.is_empty()),
+        ("--on-conflict", args.on_conflict != OnConflict::Fail),
+        ("--max-bad", args.max_bad != 0),
+        ("--slices", args.slices),
+        ("--resumable", args.resumable),
+        ("--trusted-schema", args.database.trusted_schema),
+        ("--double-quoted-strings", args.database.double_quoted_strings),
+    ];
+    let given = all.into_iter().filter(|(_, is_given)| *is_given);
+    given.map(|(name, _)| name).collect()
+}
+
+/// Refuses the options of an import from PostgreSQL for one of CSV files.
+pub(super) fn refuse_options(args: &ImportArgs) -> Result<()> {
+    let all = [
+        ("--numeric-as-real", args.numeric_as_real),
+        ("--nan", args.nan != NanValues::Fail),
+    ];
+    match all.into_iter().find(|(_, is_given)| *is_given) {
+        Some((name, _)) => Err(Failure::Usage(format!(
+            "{name} is for an import from PostgreSQL: give its URL or a dump (.sql, .sql.gz) before the database"
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn line(now: &PostgresImportProgress) -> String {
     let stage = match now.stage {
         PostgresImportStage::Load => "loading",
@@ -65,6 +115,7 @@ mod tests {
     #[test]
     fn sources_are_told_from_databases() {
         assert!(is_source(Path::new("postgres://h/d")) && is_source(Path::new("x/dump.sql.gz")));
-        assert!(!is_source(Path::new("app.db")));
+        assert!(is_source(Path::new("host=h dbname=d")) && is_source(Path::new("user = a host=h")));
+        assert!(!is_source(Path::new("app.db")) && !is_source(Path::new("a=b.db")));
     }
 }

@@ -7,6 +7,8 @@ mod copies;
 mod imports;
 mod interrupts;
 mod migrations;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "replicate")]
 mod replicas;
 mod sql;
