@@ -12,8 +12,8 @@
 //! greatest peak memory of a process (`VmHWM`). Without a server, pgloader or sqlite3 it says `skipped:`.
 //!
 //! `LARDER_BENCH_ROWS` (default 1,000,000), `LARDER_BENCH_ROUNDS` (default 5), `LARDER_BENCH_DIR` (default: the target
-//! folder), `LARDER_BENCH_WAYS` (names with `,` between: `larder`, `binary`, `text`, `pgloader`, `recipe`). The memory does
-//! not grow with the rows:
+//! folder), `LARDER_BENCH_WAYS` (names with `,` between: `larder`, `binary`, `text`, `pgloader`, `recipe`). Whether
+//! memory grows with the rows:
 //!
 //! ```sh
 //! LARDER_BENCH_ROWS=8000000 LARDER_BENCH_ROUNDS=1 LARDER_BENCH_WAYS=larder \

@@ -460,6 +460,7 @@ impl<'s> ExportToPostgres<'s> {
         schema: &mut Schema,
         report: &mut ExportReport,
     ) -> Result<()> {
+        self.refuse_what_is_there(server, client, schema)?;
         let failed = |what: &str, error| server.error(what, error, Outcome::RolledBack);
         let begun = client.transaction();
         let mut tx = begun.map_err(|error| failed("BEGIN", error))?;

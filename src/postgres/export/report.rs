@@ -177,7 +177,7 @@ impl fmt::Display for ExportReport {
                 write!(f, ", sent by an earlier run")?;
             }
             match &table.sha256 {
-                Some(sha256) => writeln!(f, ", sha256 {sha256}")?,
+                Some(sha256) => writeln!(f, ", SHA-256 {sha256}")?,
                 None => writeln!(f)?,
             }
         }

@@ -143,7 +143,7 @@ impl ExportToPostgres<'_> {
     }
 
     /// Refuses a target that has one of the tables, before hours of work rather than after.
-    fn refuse_what_is_there(&self, server: &Server, client: &mut Client, schema: &Schema) -> Result<()> {
+    pub(super) fn refuse_what_is_there(&self, server: &Server, client: &mut Client, schema: &Schema) -> Result<()> {
         let failed = |error| server.error("the tables of the target", error, Outcome::NotStarted);
         let mut names: Vec<&str> = schema.tables.iter().map(|table| table.target.as_str()).collect();
         if schema.tables.iter().any(|table| self.sets_aside(table)) {
@@ -156,7 +156,7 @@ impl ExportToPostgres<'_> {
             Some(row) => {
                 let name: String = row.get(0);
                 Err(server.failed(&format!(
-                    "the schema {} has {name} already: export to another schema, or drop it",
+                    "the schema {} has {name} already: export to another schema, or drop what is there",
                     self.schema
                 )))
             }

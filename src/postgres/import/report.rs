@@ -75,28 +75,25 @@ impl Display for PostgresNote {
 impl Display for PostgresImportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows: u64 = self.tables.iter().map(|table| table.rows).sum();
-        let (tables, seconds) = (self.tables.len(), self.duration.as_secs_f64());
         writeln!(
             f,
-            "{}: {rows} rows in {tables} tables, compared, {seconds:.1} s",
-            self.path.display()
+            "{}: {} tables, {rows} rows, imported and compared ({:.1?})",
+            self.path.display(),
+            self.tables.len(),
+            self.duration
         )?;
         for table in &self.tables {
-            write!(
-                f,
-                "{} -> {}: {} rows, SHA-256 {}",
-                table.source, table.table, table.rows, table.sha256
-            )?;
-            writeln!(f)?;
+            write!(f, "  {}: {} rows", table.source, table.rows)?;
+            if table.table != table.source {
+                write!(f, ", here as {}", table.table)?;
+            }
+            writeln!(f, ", SHA-256 {}", table.sha256)?;
         }
         for view in &self.views {
-            writeln!(f, "view {view}")?;
-        }
-        if !self.notes.is_empty() {
-            writeln!(f, "not as it was:")?;
+            writeln!(f, "  view {view}")?;
         }
         for note in &self.notes {
-            writeln!(f, "- {note}")?;
+            writeln!(f, "  {note}")?;
         }
         Ok(())
     }

@@ -288,7 +288,12 @@ fn failed_export_leaves_the_target_as_it_was() {
     let url = server.database("there");
     server.run("there", "CREATE TABLE orders(x int)");
     let error = store.export_to_postgres(&url).run().unwrap_err();
-    assert!(error.to_string().contains("already exists"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("the schema public has orders already: export to another schema"),
+        "{error}"
+    );
     assert_eq!((error.outcome(), error.kind()), (Outcome::RolledBack, "postgres"));
     assert_eq!(tables(&server, "there"), "1");
 }
