@@ -176,7 +176,8 @@ pub(super) fn outgrown(
     let has = |topics: &[&str]| findings.iter().any(|finding| topics.contains(&finding.topic));
     let signs = [
         (recent.hour_of_waits && !has(CAUSES_OF_WAITS)).then_some("many writes wait longer than 100 ms"),
-        (recent.hour_of_work && !has(CAUSES_OF_WAITS))
+        // A busy writer makes others wait: that is one sign.
+        (recent.hour_of_work && !recent.hour_of_waits && !has(CAUSES_OF_WAITS))
             .then_some("the writer is busy although writes share their commits"),
         recent.hour_of_writes.then_some("the write rate is very high"),
         external
@@ -330,14 +331,18 @@ mod tests {
         assert!(told(&[], &large(), &waits, NO_HOUR).is_some());
         assert_eq!(told(&[], &Stats::default(), &waits, NO_HOUR), None);
         let work = RecentWrites {
-            hour_of_waits: true,
             hour_of_work: true,
             ..RecentWrites::default()
         };
-        let message = told(&[], &Stats::default(), &work, NO_HOUR).unwrap();
+        let message = told(&[], &large(), &work, NO_HOUR).unwrap();
         assert!(message.contains("writer is busy"), "{message}");
+        let both = RecentWrites {
+            hour_of_waits: true,
+            ..work
+        };
+        assert_eq!(told(&[], &Stats::default(), &both, NO_HOUR), None);
         let scan = Finding::new(Severity::Warning, "full_table_scan", String::new(), "");
-        assert_eq!(told(&[scan], &Stats::default(), &work, NO_HOUR), None);
+        assert_eq!(told(&[scan], &large(), &work, NO_HOUR), None);
         // What the last minute shows is no reason.
         let minute = RecentWrites {
             is_long: true,

@@ -415,8 +415,11 @@ impl FullText {
         let name = &self.name;
         let query = format!("websearch_to_tsquery({}, $1)", self.configuration());
         let weights = match self.searched().count() {
-            2..=4 => "; a column filter is a weight, to_tsquery('simple', 'word:A') for the first column",
-            _ => "",
+            2..=4 => format!(
+                "; a column filter is a weight, to_tsquery({}, 'word:A') for the first column",
+                self.configuration()
+            ),
+            _ => String::new(),
         };
         let unaccented =
             "; letters with and without accents differ there, unless the extension unaccent is in the configuration";

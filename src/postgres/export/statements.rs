@@ -562,7 +562,11 @@ impl<'a> Looking<'a> {
                 );
             }
             "round" if count > 1 => self.add("round() with digits", "round(x::numeric, n)"),
-            "substr" | "substring" if split(arguments).get(1).is_some_and(|from| from[0].is_mark("-")) => {
+            "substr" | "substring"
+                if split(arguments)
+                    .get(1)
+                    .is_some_and(|from| from.first().is_some_and(|token| token.is_mark("-"))) =>
+            {
                 self.add("substr() from the end", "right(x, n)");
             }
             "cast" => {
@@ -965,7 +969,10 @@ mod tests {
             ("EXPLAIN QUERY PLAN SELECT 1", "EXPLAIN QUERY PLAN"),
             ("SELECT current_timestamp", "CURRENT_TIMESTAMP"),
             ("SELECT round(age, 2) FROM users", "round() with digits"),
-            ("SELECT substr(name, -2) FROM users", "substr() from the end"),
+            (
+                "SELECT substr(name, -2), substr(name,,1), substr() FROM users",
+                "substr() from the end",
+            ),
             ("SELECT sum(age) FROM users", "sum()"),
             ("SELECT iif(age > 1, 2, 3) FROM users", "iif()"),
         ];

@@ -22,7 +22,8 @@ pub(super) struct Scope<'s> {
 
 pub(super) type Columns<'c> = dyn Fn(Option<&str>, &str) -> Option<(Kind, String)> + 'c;
 
-pub(super) type Query<'q> = dyn Fn(&[Token], bool) -> Result<String, String> + 'q;
+/// A query inside an expression, and the kinds of its columns if they are values of the expression.
+pub(super) type Query<'q> = dyn Fn(&[Token], bool) -> Result<(String, Vec<Kind>), String> + 'q;
 
 /// Where an expression stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +214,10 @@ impl Translation<'_, '_> {
             return Err("its text is another here".into());
         }
         let is_null = self.peek(0).is_some_and(|token| token.is_word("is"));
-        if *kind == Kind::Numeric && self.scope.place == Place::Value && !is_null && !beside(COMPARISONS) {
+        let place = self.scope.place;
+        let is_computed =
+            place == Place::Value && !beside(COMPARISONS) || place.is_of_view() && beside(&["+", "-", "*", "/"]);
+        if *kind == Kind::Numeric && is_computed && !is_null {
             return Err(COMPUTED.into());
         }
         if !self.in_when {
@@ -311,16 +315,20 @@ impl Translation<'_, '_> {
             .is_some_and(|token| token.is_word("select") || token.is_word("with"))
         {
             let query = self.scope.query.ok_or("a query has no place here")?;
-            return Ok(format!("({})", query(inner, true)?));
+            let (sql, kinds) = query(inner, true)?;
+            for kind in &kinds {
+                self.operand(kind, start)?;
+            }
+            return Ok(format!("({sql})"));
         }
-        let (text, kinds) = translate_with_kinds(inner, self.scope)?;
-        let is_number = match inner {
-            [Token::Number(_)] => true,
-            [Token::Operator(sign), Token::Number(_)] => sign == "-",
-            _ => false,
+        let number = match inner {
+            [Token::Number(number)] => Some(number.clone()),
+            [Token::Operator(sign), Token::Number(number)] if sign == "-" => Some(format!("-{number}")),
+            _ => None,
         };
-        if is_number {
-            let mut last = kinds.last().cloned().unwrap_or(Kind::Float);
+        if let Some(text) = number {
+            let is_whole = !text.contains(['.', 'e', 'E']);
+            let mut last = if is_whole { Kind::Integer } else { Kind::Numeric };
             while let Some(kind) = self.target_of_cast()? {
                 if !matches!(kind, Kind::Integer | Kind::Float | Kind::Numeric | Kind::NumericReal) {
                     return Err("a number as another type has no counterpart".into());
@@ -328,8 +336,15 @@ impl Translation<'_, '_> {
                 last = kind;
             }
             self.operand(&last, start)?;
-            return Ok(format!("({text})"));
+            // A division of whole numbers cuts the fraction.
+            let is_real = matches!(last, Kind::Float | Kind::NumericReal) && is_whole;
+            return Ok(if is_real {
+                format!("({text}.0)")
+            } else {
+                format!("({text})")
+            });
         }
+        let (text, kinds) = translate_with_kinds(inner, self.scope)?;
         // The kind of `(column)` is known.
         let kind = match inner {
             [Token::Word(name) | Token::Name(name)] => (self.scope.column)(None, name).map(|(kind, _)| kind),
@@ -405,6 +420,19 @@ impl Translation<'_, '_> {
         before.is_some_and(is_other) || self.peek(0).is_some_and(is_other)
     }
 
+    /// Whether the operand that was read is compared with a literal.
+    fn is_beside_literal(&self) -> bool {
+        let compares = self
+            .peek(0)
+            .is_some_and(|token| COMPARISONS.iter().any(|operator| token.is_operator(operator)));
+        let number = self.peek(1).into_iter().chain(self.peek(2)).chain(self.peek(3));
+        let mut number = number.skip_while(|token| token.is_mark('(') || token.is_operator("-"));
+        let is_any = self
+            .peek(1)
+            .is_some_and(|token| token.is_word("any") || token.is_word("all"));
+        compares && (is_any || matches!(number.next(), Some(Token::Number(_) | Token::Text(_))))
+    }
+
     /// The casts behind an operand of a known kind, which begins at `start`.
     fn cast(&mut self, operand: String, kind: &Kind, start: usize) -> Result<String, String> {
         let mut kind = kind.clone();
@@ -416,8 +444,10 @@ impl Translation<'_, '_> {
             if !as_is {
                 operand = match (&kind, &next) {
                     (Kind::Integer, Kind::Text) => format!("CAST({operand} AS TEXT)"),
-                    (Kind::Numeric, Kind::Float | Kind::NumericReal) => format!("CAST({operand} AS REAL)"),
-                    (Kind::Integer | Kind::Numeric, Kind::Float | Kind::Numeric | Kind::NumericReal) => operand,
+                    (Kind::Integer | Kind::Numeric, Kind::Float | Kind::NumericReal) => {
+                        format!("CAST({operand} AS REAL)")
+                    }
+                    (Kind::Integer | Kind::Numeric, Kind::Numeric) => operand,
                     _ => return Err("a cast has no counterpart".into()),
                 };
             }
@@ -426,20 +456,19 @@ impl Translation<'_, '_> {
             }
         }
         self.operand(&kind, start)?;
+        // In count() it is whether there is a value.
+        let is_alone = start == 0 && self.at == self.tokens.len();
         match kind {
             // PostgreSQL's order of enums, amounts, addresses and ranges is not that of their text.
             Kind::AsText | Kind::Interval if self.is_ordered(start, kind == Kind::Interval) => {
                 Err("its text sorts otherwise".into())
             }
             // Its text would be compared as text.
-            Kind::Numeric => {
-                let is_null = self.peek(0).is_some_and(|token| token.is_word("is"));
-                Ok(if is_null {
-                    operand
-                } else {
-                    format!("CAST({operand} AS REAL)")
-                })
+            Kind::Numeric if self.peek(0).is_some_and(|token| token.is_word("is")) => Ok(operand),
+            Kind::Numeric if self.scope.place.is_of_view() && !is_alone && !self.is_beside_literal() => {
+                Err(COMPUTED.into())
             }
+            Kind::Numeric => Ok(format!("CAST({operand} AS REAL)")),
             Kind::Array(_) => Err("an array is JSON here".into()),
             _ => Ok(operand),
         }
@@ -473,6 +502,9 @@ impl Translation<'_, '_> {
             let Some(Token::Text(pattern)) = self.peek(1) else {
                 return Err("LIKE is read with a literal alone".into());
             };
+            if matches!(self.kinds.last(), Some(Kind::Char(_))) {
+                return Err("LIKE of char(n) counts its blanks".into());
+            }
             if pattern.contains(['\\', '[', '*', '?']) {
                 return Err("the pattern of LIKE has characters that GLOB reads otherwise".into());
             }
@@ -501,7 +533,7 @@ impl Translation<'_, '_> {
         let place = self.scope.place;
         if let ("exists", Some(query)) = (name, self.scope.query) {
             self.is_condition = true;
-            return Ok(format!("EXISTS ({})", query(inner, false)?));
+            return Ok(format!("EXISTS ({})", query(inner, false)?.0));
         }
         if place.is_of_view() && AGGREGATES.contains(&name) {
             return self.aggregate(name, inner, start);
@@ -638,6 +670,13 @@ pub(super) fn sorted(keys: &[Token], scope: &Scope<'_>) -> Result<String, String
 pub(super) fn comparable(tokens: &[Token], scope: &Scope<'_>, does: &str) -> Result<String, String> {
     let (sql, kinds) = translate_with_kinds(tokens, scope)?;
     match kinds.iter().all(is_comparable) {
+        // A whole number is the number of a column.
+        true if sql
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || b"()+- ".contains(&byte)) =>
+        {
+            Err(format!("it {does} a constant"))
+        }
         true => Ok(sql),
         false => Err(format!(
             "it {does} {}, whose values are compared otherwise here",

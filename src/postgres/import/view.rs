@@ -134,11 +134,10 @@ impl Views<'_> {
                 cursor.take("materialized");
                 let inner = cursor.parenthesised().ok_or("WITH without a query")?;
                 let (sql, columns) = self.query(inner, Some(&names))?;
-                with.push(format!("{} AS ({sql})", quoted(&name)));
-                let relation = Relation {
-                    name: name.clone(),
-                    columns,
-                };
+                // The name of no table: SQLite would take a table of that name for this query, whatever its schema.
+                let hidden = format!("with {name}");
+                with.push(format!("{} AS ({sql})", quoted(&hidden)));
+                let relation = Relation { name: hidden, columns };
                 names.ctes.push((name, relation));
                 match cursor.rest() {
                     [Token::Mark(','), ..] => cursor.skip(1),
@@ -236,10 +235,16 @@ impl Views<'_> {
         };
         let query = |tokens: &[Token], has_value: bool| {
             let (sql, columns) = self.query(tokens, Some(&names))?;
-            match has_value && !columns.iter().all(RelationColumn::is_comparable) {
-                true => Err("a query inside it has values that are compared otherwise here".to_owned()),
-                false => Ok(sql),
+            if !has_value {
+                return Ok((sql, Vec::new()));
             }
+            let kind = |column: &RelationColumn| match column.is_enum {
+                true => Some(Kind::AsText),
+                false => column.kind.clone().filter(is_comparable),
+            };
+            let kinds: Option<Vec<Kind>> = columns.iter().map(kind).collect();
+            let kinds = kinds.ok_or("a query inside it has values that are compared otherwise here")?;
+            Ok((sql, kinds))
         };
         let query: &Query<'_> = &query;
         let scope = |place| Scope {
@@ -657,7 +662,7 @@ mod tests {
             (
                 "WITH x AS ( SELECT id FROM public.film) SELECT x.id FROM x WHERE (EXISTS ( SELECT 1 AS one FROM public.\"cast\" c \
                  WHERE (c.film = x.id)))",
-                r#"WITH "x" AS (SELECT "film"."id" AS "id" FROM "film" AS "film") SELECT "x"."id" AS "id" FROM "x" AS "x" WHERE (EXISTS (SELECT 1 AS "one" FROM "cast" AS "c" WHERE ("c"."film" = "x"."id")))"#,
+                r#"WITH "with x" AS (SELECT "film"."id" AS "id" FROM "film" AS "film") SELECT "x"."id" AS "id" FROM "with x" AS "x" WHERE (EXISTS (SELECT 1 AS "one" FROM "cast" AS "c" WHERE ("c"."film" = "x"."id")))"#,
             ),
             (
                 "SELECT film.title FROM public.film UNION SELECT c.name FROM public.\"cast\" c",

@@ -139,7 +139,6 @@ struct Wire {
     server: UnixStream,
     cut: Cut,
     left: AtomicI64,
-    has_committed: AtomicBool,
 }
 
 const COMMIT: &[u8] = b"COMMIT\0";
@@ -163,7 +162,6 @@ impl Proxy {
                         Cut::FromServer(bytes) | Cut::FromClient(bytes) => bytes,
                         Cut::BeforeCommit | Cut::AfterCommit => i64::MAX,
                     }),
-                    has_committed: AtomicBool::new(false),
                 });
                 let other = Arc::clone(&wire);
                 thread::spawn(move || wire.forward(true));
@@ -198,17 +196,16 @@ impl Wire {
             && read > 0
         {
             let bytes = &buffer[..read];
-            if from_client {
-                // It may arrive in two parts.
-                tail.extend_from_slice(bytes);
-                let commits = tail.windows(COMMIT.len()).any(|part| part == COMMIT);
-                tail.drain(..tail.len().saturating_sub(COMMIT.len() - 1));
-                match self.cut {
-                    Cut::BeforeCommit if commits => break,
-                    Cut::AfterCommit if commits => self.has_committed.store(true, Ordering::SeqCst),
-                    _ => {}
-                }
-            } else if self.has_committed.load(Ordering::SeqCst) {
+            // It may arrive in two parts. The server's reply has the same text.
+            tail.extend_from_slice(bytes);
+            let commits = tail.windows(COMMIT.len()).any(|part| part == COMMIT);
+            tail.drain(..tail.len().saturating_sub(COMMIT.len() - 1));
+            if commits
+                && matches!(
+                    (self.cut, from_client),
+                    (Cut::BeforeCommit, true) | (Cut::AfterCommit, false)
+                )
+            {
                 break;
             }
             let counts = matches!(

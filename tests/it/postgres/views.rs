@@ -96,6 +96,19 @@ const MADE: &[(&str, &str)] = &[
     ),
     ("parts", "SELECT id, day FROM part"),
     (
+        "ratios",
+        "SELECT id, qty::float8 / 2::float8 = 2.5 AS is_half, id / 2 AS whole, qty::float8 / id::float8 = 1.25 AS is_ratio FROM sales.line",
+    ),
+    (
+        "hidden",
+        "WITH part AS (SELECT id FROM person WHERE id > 2), line AS (SELECT id FROM public.part) SELECT part.id, x.id AS other FROM part JOIN sales.line x ON x.id = part.id JOIN line ON true",
+    ),
+    ("paying", "SELECT count(paid) AS n FROM person"),
+    (
+        "youngest",
+        "SELECT id FROM person WHERE born = (SELECT max(born) FROM person)",
+    ),
+    (
         "constants",
         "SELECT 1 AS one, 'it''s'::text AS quote, NULL::text AS none, true AS yes",
     ),
@@ -106,6 +119,23 @@ const LEFT: &[(&str, &str, &str)] = &[
     ("amounts", "SELECT sum(paid) AS s FROM person", "more digits"),
     ("product", "SELECT qty * price AS p FROM sales.line", "more digits"),
     ("mean", "SELECT avg(id) AS a FROM person", "avg of this type"),
+    ("fees", "SELECT id FROM person WHERE paid + 0.2 = 0.30", "more digits"),
+    (
+        "same_price",
+        "SELECT p.id FROM person p JOIN sales.line l ON l.price = p.paid",
+        "more digits",
+    ),
+    (
+        "since",
+        "SELECT id FROM person WHERE seen > (SELECT min(born) FROM person)",
+        "two types",
+    ),
+    ("codes", "SELECT id FROM person WHERE code LIKE 'ab'", "blanks"),
+    (
+        "by_constant",
+        "SELECT 2 AS two, id FROM person ORDER BY 1 LIMIT 2",
+        "constant",
+    ),
     ("prices", "SELECT DISTINCT price FROM sales.line", "another text"),
     ("by_mood", "SELECT id FROM person ORDER BY mood", "compared otherwise"),
     ("moods", "SELECT id FROM person WHERE mood > 'sad'", "sorts otherwise"),
