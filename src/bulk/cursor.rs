@@ -32,42 +32,68 @@ impl Cursor {
             let begun = "SELECT statement, rows, last_key FROM larder_bulk WHERE name = ?1";
             let begun: Option<(String, i64, Value)> = tx.optional(begun, [&asked.name])?;
             match begun {
-                // It has created its table, or nothing yet.
+                // It has created its table, or nothing yet. Whichever statement writes rows first is the job's.
                 None | Some((_, 0, _)) => Ok(Resume::default()),
                 Some((statement, rows, key)) if statement == asked.statement => Ok(Resume {
                     rows: rows.unsigned_abs(),
                     key: Key::from_value(key),
                 }),
-                Some((statement, rows, _)) => Err(Error::Options {
-                    option: "Bulk::resumable",
-                    problem: format!(
-                        "the job {:?} has written {rows} rows with another statement ({statement}): use another name, or \
-                         call Bulk::forget to begin from the first row",
-                        asked.name
-                    ),
-                }),
+                Some((statement, rows, _)) => Err(has_another(&asked.name, rows, &statement)),
             }
         })?;
         Ok((cursor, done))
     }
 
     /// In the transaction that creates the table of a job: it has begun, and written nothing. What an earlier run has
-    /// written is gone with its table.
+    /// written with the same statement is gone with its table.
+    ///
+    /// # Errors
+    ///
+    /// The job has written rows with another statement: they may be in another table.
     #[cfg(feature = "csv")]
-    pub(super) fn begin(tx: &WriteTx<'_>, name: &str) -> Result<()> {
+    pub(super) fn begin(tx: &WriteTx<'_>, name: &str, statement: &str) -> Result<()> {
         tx.execute_batch(CREATE)?;
         let begin = "INSERT INTO larder_bulk(name, statement, rows, updated_at)
-                     VALUES (?1, '', 0, strftime('%Y-%m-%dT%H:%M:%fZ'))
+                     VALUES (?1, ?2, 0, strftime('%Y-%m-%dT%H:%M:%fZ'))
                      ON CONFLICT(name) DO UPDATE
-                     SET statement = '', rows = 0, last_key = NULL, updated_at = excluded.updated_at";
-        tx.execute(begin, [name])?;
-        Ok(())
+                     SET statement = excluded.statement, rows = 0, last_key = NULL, updated_at = excluded.updated_at
+                     WHERE larder_bulk.rows = 0 OR larder_bulk.statement = excluded.statement";
+        match tx.execute(begin, (name, statement))? {
+            0 => Err(Self::other_statement(tx, name)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a job of that name has begun with that statement.
+    ///
+    /// # Errors
+    ///
+    /// It has written rows with another one.
+    #[cfg(feature = "csv")]
+    pub(super) fn has_begun(tx: &ReadTx<'_>, name: &str, statement: &str) -> Result<bool> {
+        if !Self::is_known(tx, name)? {
+            return Ok(false);
+        }
+        let begun = "SELECT statement = ?2, rows FROM larder_bulk WHERE name = ?1";
+        match tx.optional(begun, (name, statement))? {
+            Some((true, _)) => Ok(true),
+            None | Some((false, 0_i64)) => Ok(false),
+            Some((false, _)) => Err(Self::other_statement(tx, name)?),
+        }
     }
 
     /// Whether a job of that name has begun.
     #[cfg(feature = "csv")]
-    pub(super) fn has_begun(tx: &ReadTx<'_>, name: &str) -> Result<bool> {
+    pub(super) fn is_known(tx: &ReadTx<'_>, name: &str) -> Result<bool> {
         Ok(has_table(tx)? && tx.exists("SELECT 1 FROM larder_bulk WHERE name = ?1", [name])?)
+    }
+
+    #[cfg(feature = "csv")]
+    fn other_statement(tx: &ReadTx<'_>, name: &str) -> Result<Error> {
+        let begun = "SELECT rows, statement FROM larder_bulk WHERE name = ?1";
+        let begun: Option<(i64, String)> = tx.optional(begun, [name])?;
+        let (rows, statement) = begun.unwrap_or_default();
+        Ok(has_another(name, rows, &statement))
     }
 
     /// In the transaction of a slice that began at `before`. Fails if the row is elsewhere: another process runs the job.
@@ -131,6 +157,16 @@ impl Cursor {
                 tx.optional_scalar("DELETE FROM larder_bulk WHERE name = ?1 RETURNING rows", [&name])?;
             Ok(rows.map(i64::unsigned_abs))
         })
+    }
+}
+
+fn has_another(name: &str, rows: i64, statement: &str) -> Error {
+    Error::Options {
+        option: "Bulk::resumable",
+        problem: format!(
+            "the job {name:?} has written {rows} rows with another statement ({statement}): use another name, or call \
+             Bulk::forget to begin from the first row"
+        ),
     }
 }
 

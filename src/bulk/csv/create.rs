@@ -1,11 +1,13 @@
 //! The table of a file, created as its job begins.
 //!
-//! A resumable job is noted in `larder_bulk` by the transaction that creates its table. So a table that is there belongs
-//! to the job if the job is noted, and the table is still as its statement makes it.
+//! A resumable job is noted in `larder_bulk` by the transaction that creates its table, with the statement that writes its
+//! rows. So a table that is there belongs to the job if the job is noted with that statement, and the table is still as its
+//! statement makes it.
 
+use super::columns::{Target, Wanted};
 use super::refused;
 use crate::bulk::cursor::Cursor;
-use crate::connection::sql_text::tokens;
+use crate::connection::sql_text::{tokens, unquoted};
 use crate::error::Result;
 use crate::transaction::{ReadTx, WriteTx};
 
@@ -22,24 +24,36 @@ impl NewTable {
         }
     }
 
-    /// Creates the table, unless the resumable job of that name has done so.
-    pub(super) fn create(&self, tx: &WriteTx<'_>, job: Option<&str>) -> Result<()> {
-        let Some(kind) = self.kind(tx)? else {
-            tx.execute_batch(&self.statement)?;
-            return match job {
-                Some(name) => Cursor::begin(tx, name),
-                None => Ok(()),
-            };
-        };
+    /// Creates the table, unless the resumable job of that name has done so, and looks up its columns.
+    pub(super) fn create(&self, tx: &WriteTx<'_>, wanted: &Wanted, job: Option<&str>) -> Result<Target> {
+        if let Some(kind) = self.kind(tx)? {
+            return self.created(tx, &kind, wanted, job);
+        }
+        tx.execute_batch(&self.statement)?;
+        let target = wanted.find(tx)?;
+        if let Some(name) = job {
+            if !self.is_as_created(tx)? {
+                return Err(refused(
+                    "BulkCsv::create_table of a resumable job takes one CREATE TABLE with its columns, and no more"
+                        .into(),
+                ));
+            }
+            Cursor::begin(tx, name, &target.sql)?;
+        }
+        Ok(target)
+    }
+
+    /// The table that the job has created.
+    fn created(&self, tx: &ReadTx<'_>, kind: &str, wanted: &Wanted, job: Option<&str>) -> Result<Target> {
         let table = &self.table;
-        let has_begun = match job {
-            Some(name) => Cursor::has_begun(tx, name)?,
-            None => false,
-        };
-        if !has_begun {
-            return Err(refused(format!(
+        let exists = || {
+            refused(format!(
                 "there is a {kind} {table} already: leave BulkCsv::create_table out to add rows to it, or give another table"
-            )));
+            ))
+        };
+        let name = job.ok_or_else(exists)?;
+        if !Cursor::is_known(tx, name)? {
+            return Err(exists());
         }
         if !self.is_as_created(tx)? {
             return Err(refused(format!(
@@ -47,7 +61,11 @@ impl NewTable {
                  statement has created it. Leave BulkCsv::create_table out to go on with it, or give another table"
             )));
         }
-        Ok(())
+        let target = wanted.find(tx)?;
+        match Cursor::has_begun(tx, name, &target.sql)? {
+            true => Ok(target),
+            false => Err(exists()),
+        }
     }
 
     fn kind(&self, tx: &ReadTx<'_>) -> Result<Option<String>> {
@@ -72,14 +90,17 @@ fn definition(sql: &str) -> Vec<&str> {
                 .zip(first)
                 .all(|(one, other)| one.eq_ignore_ascii_case(other))
     };
-    for first in [&["create", "table"][..], &["if", "not", "exists"], &["main", "."]] {
+    for first in [&["create", "table"][..], &["if", "not", "exists"]] {
         if has(&all, first) {
             all.drain(..first.len());
         }
     }
-    if all.last() == Some(&";") {
-        all.pop();
+    if let [schema, ".", ..] = all[..]
+        && unquoted(schema).eq_ignore_ascii_case("main")
+    {
+        all.drain(..2);
     }
+    while all.pop_if(|last| *last == ";").is_some() {}
     all
 }
 
@@ -94,6 +115,10 @@ mod tests {
             definition("create table if not exists main.\"a\" (x INTEGER) STRICT;"),
             kept
         );
+        for schema in ["\"main\"", "[MAIN]", "`main`"] {
+            let given = format!("CREATE TABLE {schema}.\"a\"(x INTEGER) STRICT;;");
+            assert_eq!(definition(&given), kept, "{schema}");
+        }
         assert_ne!(definition("CREATE TABLE \"a\"(x TEXT) STRICT"), kept);
         assert_ne!(definition("CREATE TABLE \"a\"(x INTEGER)"), kept);
     }

@@ -359,10 +359,7 @@ impl<R: Read> BulkCsv<R> {
             Some(new) => {
                 bulk.check_name()?;
                 let job = bulk.name.clone();
-                bulk.store.write(move |tx| {
-                    new.create(tx, job.as_deref())?;
-                    wanted.find(tx)
-                })?
+                bulk.store.write(move |tx| new.create(tx, &wanted, job.as_deref()))?
             }
         };
         lines.columns = target.columns;

@@ -58,10 +58,10 @@ impl<R: Read> BulkCsv<R> {
                 "a load in one transaction has no part to go on behind: call BulkCsv::run",
             ));
         }
-        if let Some(new) = prepared.create {
-            new.create(tx, None)?;
-        }
-        let target = prepared.wanted.find(tx)?;
+        let target = match prepared.create {
+            Some(new) => new.create(tx, &prepared.wanted, None)?,
+            None => prepared.wanted.find(tx)?,
+        };
         prepared.lines.columns = target.columns;
         let mut load = Load {
             sql: target.sql,

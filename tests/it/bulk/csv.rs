@@ -322,6 +322,74 @@ fn job_that_has_only_created_its_table_goes_on() {
     assert!(message.contains("there is a table made already"), "{message}");
 }
 
+/// A job is noted with its statement, so its name does not stand for what it has done to another table.
+#[test]
+fn one_name_is_of_one_table() {
+    let store = Store::open_temp().unwrap();
+    let create = |table: &str| format!("CREATE TABLE {table}(n INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT");
+    let load = |table: &str, file: &str| {
+        let csv = store.bulk().resumable("load").csv(file.as_bytes()).into(table);
+        csv.create_table(create(table)).run()
+    };
+    let exists = |table: &str| store.read(|tx| tx.exists("SELECT 1 FROM sqlite_schema WHERE name = ?1", [table]));
+    // Begun in one table, and without rows: neither that nor a table of the same definition makes the other one its own.
+    assert_eq!(load("a", "n,text\n").unwrap().rows, 0);
+    let made = create("b");
+    store.write(move |tx| tx.execute_batch(&made)).unwrap();
+    let (_, message) = refusal(load("b", "n,text\n1,a\n"));
+    assert!(message.contains("there is a table b already"), "{message}");
+    store.write(|tx| tx.execute_batch("DROP TABLE b")).unwrap();
+    assert_eq!(load("a", "n,text\n1,a\n2,b\n").unwrap().rows, 2);
+    // With rows in one table, the job is no other's, whether that is there or not.
+    for is_there in [false, true] {
+        if is_there {
+            let made = create("b");
+            store.write(move |tx| tx.execute_batch(&made)).unwrap();
+        }
+        let error = load("b", "n,text\n1,a\n").unwrap_err();
+        assert!(matches!(error, Error::Options { .. }), "{error}");
+        assert!(error.to_string().contains("2 rows with another statement"), "{error}");
+        assert_eq!(exists("b").unwrap(), is_there);
+    }
+    let report = load("a", "n,text\n1,a\n2,b\n3,c\n").unwrap();
+    assert_eq!((report.resumed_from, report.rows), (2, 1));
+    // A load into the second table begins the job, if it has no rows.
+    store.bulk().forget("load").unwrap();
+    store
+        .write(|tx| tx.execute_batch("DROP TABLE a; DROP TABLE b"))
+        .unwrap();
+    assert_eq!(load("a", "n,text\n").unwrap().rows, 0);
+    assert_eq!(load("b", "n,text\n1,a\n").unwrap().rows, 1);
+    assert!(load("a", "n,text\n1,a\n").is_err());
+}
+
+/// A table that no later run would know again is not created.
+#[test]
+fn resumable_job_creates_one_table_alone() {
+    let store = Store::open_temp().unwrap();
+    let load = |create: &str, file: &str| {
+        let csv = store.bulk().resumable("load").csv(file.as_bytes()).into("made");
+        csv.create_table(create).run()
+    };
+    for create in [
+        "CREATE TABLE made(n INTEGER, text TEXT); CREATE INDEX made_by_n ON made(n)",
+        "CREATE TABLE made AS SELECT 1 AS n, 'a' AS text",
+        "CREATE TABLE made(n INTEGER, text TEXT); INSERT INTO made VALUES (9, 'z')",
+    ] {
+        let (_, message) = refusal(load(create, "n,text\n1,a\n"));
+        assert!(
+            message.contains("takes one CREATE TABLE with its columns"),
+            "{create}: {message}"
+        );
+        let is_there = "SELECT 1 FROM sqlite_schema WHERE name = 'made'";
+        assert!(!store.read(|tx| tx.exists(is_there, [])).unwrap(), "{create}");
+    }
+    let create = "CREATE TABLE \"main\".\"made\"(n INTEGER PRIMARY KEY, text TEXT); ;";
+    assert_eq!(load(create, "n,text\n1,a\n").unwrap().rows, 1);
+    let report = load(create, "n,text\n1,a\n2,b\n").unwrap();
+    assert_eq!((report.resumed_from, report.rows), (1, 1));
+}
+
 #[test]
 fn table_is_created_in_the_transaction_of_its_load() {
     let store = Store::open_temp().unwrap();
