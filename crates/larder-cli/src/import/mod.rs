@@ -248,6 +248,12 @@ struct Load {
     told: Arc<Mutex<Told>>,
 }
 
+/// The resumable job of a file.
+struct Job {
+    name: String,
+    table: String,
+}
+
 /// Why the one transaction is rolled back, with the counts until then.
 enum Stop {
     Failed(Failure),
@@ -403,7 +409,8 @@ impl Import {
     /// Each file in slices, one file after the other.
     fn in_slices(mut self, sources: Vec<(Source, String)>) -> Result<Imported> {
         let mut done = Imported::default();
-        for (source, table) in sources {
+        let jobs = self.jobs(&sources)?;
+        for (at, (source, table)) in sources.into_iter().enumerate() {
             let committed = done.sum(|file| file.rows);
             let path = source.path().to_owned();
             let mut bulk = self.store.bulk();
@@ -411,14 +418,8 @@ impl Import {
                 .slice(SLICE)
                 .pause(SLICE)
                 .max_skipped(self.args.max_bad - done.sum(|file| file.bad));
-            if self.args.resumable {
-                // The same file from another folder.
-                let place = path.canonicalize();
-                let place = place.map_err(|error| {
-                    let failure = Failure::io(format!("{} has no path", display(&path)), error);
-                    after(committed, failure)
-                })?;
-                bulk = bulk.resumable(format!("larder import of {} into {table}", place.display()));
+            if let Some(job) = jobs.get(at) {
+                bulk = bulk.resumable(&job.name);
             }
             let load = self.load(source, table, bulk);
             let load =
@@ -435,6 +436,10 @@ impl Import {
                     .has_table(&report.table)
                     .map_err(|error| after(committed, error.into()))?;
             report.created = creates && !exists;
+            if report.created {
+                self.forget(&jobs, &report.table)
+                    .map_err(|error| after(committed, error.into()))?;
+            }
             let ended = csv.run();
             let told = lock(&told);
             for (line, problem) in &told.bad_lines {
@@ -474,6 +479,29 @@ impl Import {
             }
         }
         Ok(done.total(true))
+    }
+
+    /// The job of each file with --resumable; without it there are none.
+    fn jobs(&self, sources: &[(Source, String)]) -> Result<Vec<Job>> {
+        let resumable = sources.iter().filter(|_| self.args.resumable);
+        let job = |(source, table): &(Source, String)| {
+            // The same file from another folder.
+            let place = source.path().canonicalize();
+            let place = place.map_err(|error| Failure::io(format!("{} has no path", display(source.path())), error))?;
+            Ok(Job {
+                name: format!("larder import of {} into {table}", place.display()),
+                table: table.clone(),
+            })
+        };
+        resumable.map(job).collect()
+    }
+
+    /// Forgets what earlier commands have imported into the table that is created now: the rows are gone with the old one.
+    fn forget(&self, jobs: &[Job], table: &str) -> larder::Result<()> {
+        for job in jobs.iter().filter(|job| job.table == table) {
+            self.store.bulk().forget(&job.name)?;
+        }
+        Ok(())
     }
 
     fn has_table(&self, table: &str) -> larder::Result<bool> {

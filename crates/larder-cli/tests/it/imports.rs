@@ -604,6 +604,32 @@ fn resumable_import_goes_on_in_the_table_that_it_has_created() {
     assert_eq!(place.count("app.db", "SELECT count(*) FROM other"), 0);
 }
 
+/// The rows of all files are gone with their table, and so is how far each of them had come.
+#[test]
+fn new_table_gets_the_rows_of_all_files() {
+    let place = Place::with_database();
+    place.write("a.csv", "n\n1\n2\n");
+    place.write("b.csv", "n\n3\n4\n5\n");
+    place.write("other.csv", "n\n1\n");
+    place.json("import app.db other.csv --slices --resumable --create-table", 0);
+    let line = "import app.db a.csv b.csv --table t --slices --resumable --create-table";
+    for round in 0..2 {
+        let imported = place.json(line, 0);
+        assert_eq!(imported["rows"], 5, "{round}");
+        assert_eq!(imported["files"][1]["resumed_from"], 0, "{round}");
+        assert_eq!(place.count("app.db", "SELECT count(DISTINCT n) FROM t"), 5);
+        // In the table that is there, each goes on.
+        assert_eq!(place.json(line, 0)["rows"], 0, "{round}");
+        place.execute("app.db", "DROP TABLE t");
+    }
+    // With other columns, too, and no other table's file is forgotten.
+    place.write("a.csv", "n,m\n1,1\n");
+    place.write("b.csv", "n,m\n3,1\n");
+    assert_eq!(place.json(line, 0)["rows"], 2);
+    let imported = place.json("import app.db other.csv --slices --resumable --create-table", 0);
+    assert_eq!(imported["files"][0]["resumed_from"], 1);
+}
+
 /// What the files before are is said, since it is committed.
 #[test]
 fn table_that_exists_stops_an_import_in_slices_behind_the_file_before() {
