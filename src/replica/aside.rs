@@ -121,7 +121,8 @@ fn free_name(path: &Path, suffix: &str, most: u32) -> Option<PathBuf> {
 fn too_many(path: &Path, suffix: &str) -> io::Error {
     io::Error::other(format!(
         "{} and its numbered successors are databases that were renamed before, and no more are kept: look whether they have \
-         anything that the primary lacks, and then move them away or delete them, each with its -wal",
+         anything that the primary lacks, and then move away or delete all files whose names begin with one of these names (a \
+         -wal or a -journal alone counts)",
         with(path, suffix).display()
     ))
 }

@@ -7,7 +7,7 @@
 //! | none | a store's | [`Error::Diverged`]: the folder may have what the replica lacks |
 //! | there | none | [`Error::Diverged`]: it is another database |
 //! | there | a follower's | it goes on from its position (`local.rs`), or is compared with the replica (`resync.rs`) |
-//! | there, as a restore has left it | a follower's, without a position | it is restored again: the process was killed in between |
+//! | there, as a restore has left it | a follower's, without a position | it is restored again, if the replica has files: the process was killed in between |
 //! | there, another | the same | [`Error::Diverged`]: it is another database |
 //! | there, changed perhaps | a follower's, and the replica has what came since in a snapshot alone | it is set aside, and restored |
 //! | there | a store's, which closed with everything uploaded; a restore's | the same, if nothing was changed since |
@@ -39,7 +39,7 @@ use crate::replica::restore::progress::silent;
 use crate::replica::restore::restore_noted;
 use crate::replica::runtime;
 use crate::replica::spool::Spool;
-use crate::replica::storage::{FailureKind, Storage, StorageError, request};
+use crate::replica::storage::{FailureKind, Storage, StorageError, all_files, request};
 use crate::runtime::sync::Arc;
 use crate::telemetry::event::event;
 
@@ -246,6 +246,11 @@ fn restored(
     settings: &Settings,
     reason: &str,
 ) -> Result<(Position, Local)> {
+    // What is as it was restored is deleted, and may be the last copy.
+    let is_there = fs::metadata(path).is_ok_and(|file| file.len() > 0);
+    if is_there && is_as_restored(path, spool).map_err(|error| cannot_set_aside(path, error))? {
+        refuse_empty(path, storage)?;
+    }
     set_aside(path, spool, reason).map_err(|error| cannot_set_aside(path, error))?;
     let note = |restored| spool.keep_restored(restored);
     let report = restore_noted(storage, Target::Newest, &[], Some(settings), path, &silent(), note)?;
@@ -253,10 +258,32 @@ fn restored(
     Ok((position, Local::untouched(position.file)))
 }
 
-/// Whether nothing has changed the database since a follower restored it.
+/// Fails unless the replica can be listed, and has a file from which a database can be restored.
+fn refuse_empty(path: &Path, storage: &Storage) -> Result<()> {
+    let from = storage.clone();
+    let files = request(storage, async move { all_files(&from).await })?;
+    if !files.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Replica {
+        what: format!(
+            "it has no files, so nothing can be restored from it, and {} is left as it is: check the URL, and that the \
+             primary replicates to it",
+            path.display()
+        ),
+        url: storage.to_string(),
+        retryable: false,
+        source: None,
+    })
+}
+
+/// Whether nothing has changed the database since a follower restored it, and no program has it open.
 fn is_as_restored(path: &Path, spool: &Spool) -> io::Result<bool> {
-    // Its descriptor is closed, and with it every lock of this process on the file.
-    Ok(!open_files::is_open(path) && open_log(path)?.is_none() && spool.has_restored(path)?)
+    if open_files::is_open(path) || open_log(path)?.is_some() || is_in_use(path) {
+        return Ok(false);
+    }
+    // Its descriptor is closed, and with it every lock of this process on the file: there are none.
+    spool.has_restored(path)
 }
 
 /// Makes room for the restored file. What is there may be another program's, so it gets another name; but for an empty
@@ -358,8 +385,8 @@ fn of_another(path: &Path, storage: &Storage) -> Error {
     diverged(
         path,
         storage,
-        "it exists, and no follower has made it, so it may be another database. Give the follower a path of its own, or \
-         move the file away: a follower restores a file that is missing"
+        "it exists, and it is not as a follower has left it: another program has made it, has written to it since, or has \
+         it open. Give the follower a path of its own, or move the file away with all files whose names begin with its own"
             .into(),
     )
 }

@@ -576,7 +576,7 @@ fn other_files_are_refused() {
     upload(&store, 10);
     // A database that no follower has made.
     drop(Store::open(copy(&place)).unwrap());
-    assert!(refused(&place).contains("no follower has made it"));
+    assert!(refused(&place).contains("it is not as a follower has left it"));
     fs::remove_file(copy(&place)).unwrap();
     // The primary's own.
     let error = options().follow(of(&place), place.database()).unwrap_err();
@@ -1114,7 +1114,7 @@ fn database_that_came_after_a_failed_opening_is_kept() {
     let store = place.open();
     upload(&store, 10);
     let told = refused(&place);
-    assert!(told.contains("no follower has made it"), "{told}");
+    assert!(told.contains("it is not as a follower has left it"), "{told}");
     let kept = Connection::open(copy(&place)).unwrap();
     assert!(kept.table_exists(None, "precious").unwrap());
     drop(kept);

@@ -102,6 +102,39 @@ fn half_restored_database_is_restored_again() {
     super::store::close(store);
 }
 
+/// What was restored may be the last copy, so it stays until the replica has shown its files.
+#[test]
+fn half_restored_database_stays_while_its_replica_is_away() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    close(&follow(&place));
+    super::store::close(store);
+    forget_restore(&place);
+    let restored = fs::read(copy(&place)).unwrap();
+    let fails = |said: &str| {
+        let error = options().follow(of(&place), copy(&place)).unwrap_err();
+        assert!(matches!(error, Error::Replica { .. }), "{error}");
+        assert!(error.to_string().contains(said), "{error}");
+        assert!(fs::read(copy(&place)).unwrap() == restored, "{error}");
+        assert!(!beside(&place, ".before-following").exists());
+    };
+    let outage = place.outage();
+    fails("");
+    outage.end();
+    // As at a URL that is mistyped.
+    let aside = place.replica().with_extension("away");
+    fs::rename(place.replica(), &aside).unwrap();
+    fails("it has no files");
+    fs::create_dir_all(place.replica()).unwrap();
+    fails("it has no files");
+    fs::remove_dir_all(place.replica()).unwrap();
+    fs::rename(&aside, place.replica()).unwrap();
+    let follower = follow(&place);
+    assert_eq!(rows(&follower), 10);
+    close(&follower);
+}
+
 /// As if the process had been killed between the restore and its note.
 fn forget_restore(place: &Place) {
     fs::remove_file(beside(place, "-replica").join("position")).unwrap();
@@ -124,7 +157,10 @@ fn half_restored_database_with_other_rows_is_left_alone() {
         drop(plain);
         let error = options().follow(of(&place), copy(&place)).unwrap_err();
         assert!(matches!(error, Error::Diverged { .. }), "{error}");
-        assert!(error.to_string().contains("no follower has made it"), "{error}");
+        assert!(
+            error.to_string().contains("it is not as a follower has left it"),
+            "{error}"
+        );
         let plain = Connection::open(copy(&place)).unwrap();
         let acknowledged = "SELECT count(*) FROM entry WHERE n = 1000";
         let count: u32 = plain.query_row(acknowledged, [], |row| row.get(0)).unwrap();
@@ -154,7 +190,9 @@ fn fourth_copy_is_refused() {
     let error = options().follow(of(&place), copy(&place)).unwrap_err();
     assert!(matches!(error, Error::Open { .. }), "{error}");
     assert!(
-        error.to_string().contains("then move them away or delete them"),
+        error
+            .to_string()
+            .contains("move away or delete all files whose names begin with one of these names"),
         "{error}"
     );
     assert_eq!(fs::read(beside(&place, "-wal")).unwrap(), [7; 5000]);
