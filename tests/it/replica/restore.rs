@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use larder::replica::ltx::{Decoder, lock_page};
 use larder::replica::storage::Layout;
+use larder::rusqlite::Connection;
 use larder::{Error, Replica, ReplicaRestoreReport, ReplicaRestoreStage, Store};
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
@@ -26,6 +27,7 @@ use tempfile::TempDir;
 use super::golden;
 use super::litestream::{Litestream, Replicated, end, files, put, wait};
 use super::log::Database;
+use super::store::Place;
 use super::{File, header};
 use crate::support::child::PATIENCE;
 
@@ -131,6 +133,30 @@ fn every_state_is_restored_byte_for_byte() {
             );
         }
     }
+}
+
+/// Another thread checks the foreign keys, and what it finds is in the report.
+#[test]
+fn orphans_are_in_the_report() {
+    let place = Place::new();
+    let primary = Connection::open(place.database()).unwrap();
+    primary
+        .execute_batch(
+            "PRAGMA foreign_keys = OFF;
+             CREATE TABLE parent(id INTEGER PRIMARY KEY);
+             CREATE TABLE child(id INTEGER PRIMARY KEY, parent INTEGER NOT NULL REFERENCES parent);
+             INSERT INTO parent VALUES (1);
+             INSERT INTO child VALUES (1, 1), (2, 7), (3, 1), (4, 8);",
+        )
+        .unwrap();
+    drop(primary);
+    let store = place.open();
+    super::store::fill(&store, 1);
+    super::store::close(store);
+    let restored = restore(&place.replica(), |restore| restore);
+    let check = restored.report.check.unwrap();
+    assert_eq!(check.total_foreign_key_violations, 2, "{check}");
+    assert!(!check.is_damaged(), "{check}");
 }
 
 #[test]
