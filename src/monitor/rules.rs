@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::advice::Severity;
-use super::watchdog::{HEAD_WAIT, Sample};
+use super::watchdog::Sample;
 use crate::connection::open_file::FileChange;
 use crate::options::{Checkpoints, Settings};
 use crate::telemetry::alert::AlertKind;
@@ -318,7 +318,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::BulkStalled,
-        description: "a bulk job makes no progress: its slice is not committed",
+        description: "a bulk job makes no progress: its slice has no reply",
         severity: Severity::Warning,
         remedy: "Do what the reason says. Nothing is lost: the job goes on by itself, or behind what is committed if it is \
                  resumable",
@@ -334,8 +334,12 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// The age of a slice that is not committed.
+/// The age of a slice that has no reply.
 const BULK_STALLED: Duration = Duration::from_secs(10);
+
+/// The age of a checkpoint that does not end. It may begin just after the slice was submitted that waits for it, so this is
+/// less than [`BULK_STALLED`].
+const SLOW_CHECKPOINT: Duration = Duration::from_secs(9);
 
 /// The age of a capture that is not uploaded, if ten intervals are shorter.
 const REPLICA_BEHIND: Duration = Duration::from_secs(30);
@@ -397,7 +401,7 @@ fn held_clock(seen: &Observation<'_>) -> Option<String> {
 /// A checkpoint that another thread makes, if that takes long.
 fn slow_checkpoint(seen: &Observation<'_>) -> Option<String> {
     let checkpoint = seen.sample.side_checkpoint.as_ref()?;
-    let is_slow = checkpoint.age > HEAD_WAIT;
+    let is_slow = checkpoint.age > SLOW_CHECKPOINT;
     is_slow.then(|| "the thread larder-checkpoint is in a checkpoint that does not end: look at the disk".to_owned())
 }
 
@@ -405,17 +409,37 @@ fn slow_checkpoint(seen: &Observation<'_>) -> Option<String> {
 fn stalled_job(seen: &Observation<'_>) -> Option<String> {
     let job = seen.sample.waiting_job.as_ref()?;
     let name = job.name.as_deref().map_or(String::new(), |name| format!(" {name:?}"));
-    let for_what = match (slow_checkpoint(seen), &seen.sample.writing) {
+    // One that began after the write is not what the write waits for.
+    let checkpoint = slow_checkpoint(seen).filter(|_| checkpoint_is_older(seen));
+    let for_what = match (checkpoint, &seen.sample.writing) {
         (Some(checkpoint), _) => checkpoint,
         (None, Some(write)) if write.site == job.site => {
             "its own slice does not end, which runs on the writer thread".into()
         }
         (None, Some(write)) => format!("the write of {} does not end", write.site),
+        (None, None) if waits_for_replica(seen) => "its slice is committed, and waits for the replica".into(),
         (None, None) => {
             "the writer is busy with a commit or a checkpoint, or another process has the write lock".into()
         }
     };
     Some(format!("the bulk job{name} waits: {for_what}"))
+}
+
+/// Whether the checkpoint of another thread began before the write that runs, if one does.
+fn checkpoint_is_older(seen: &Observation<'_>) -> bool {
+    let Sample {
+        side_checkpoint,
+        writing,
+        ..
+    } = seen.sample;
+    let age = side_checkpoint.as_ref().map(|checkpoint| checkpoint.age);
+    writing.as_ref().is_none_or(|write| age >= Some(write.age))
+}
+
+/// Whether replies of writes that are committed wait for the replica.
+fn waits_for_replica(seen: &Observation<'_>) -> bool {
+    let replica = seen.sample.replica.as_ref();
+    replica.is_some_and(|replica| replica.waiting_writes > 0)
 }
 
 fn file_change(seen: &Observation<'_>) -> Option<String> {

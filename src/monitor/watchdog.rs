@@ -48,7 +48,7 @@ use crate::write::Shared;
 use histogram::Histogram;
 
 /// The longest acceptable wait of the first job in the queue.
-pub(super) const HEAD_WAIT: Duration = Duration::from_secs(1);
+const HEAD_WAIT: Duration = Duration::from_secs(1);
 
 /// A window with fewer than [`MIN_SAMPLES`] waits is extended by the next ticks, to at most this many, before its
 /// percentile is used.

@@ -104,10 +104,11 @@ pub enum AlertKind {
     /// ([`RetainOptions::clock_hold`](crate::RetainOptions::clock_hold)): if the clock is wrong, rows go that are not old.
     /// The alert clears when the clock is followed, or is right again.
     RetentionClock,
-    /// A slice of a [bulk job](crate::Bulk) was submitted more than 10 s ago, and is not committed: a checkpoint on the thread
+    /// A slice of a [bulk job](crate::Bulk) was submitted more than 10 s ago, and has no reply: a checkpoint on the thread
     /// `larder-checkpoint` does not end, for instance on a disk that hangs, or another write, or another process keeps the
-    /// write lock. The site is that of the job, and the reason has its name. A job that waits for its source does not
-    /// count.
+    /// write lock; or the slice is committed, and waits for the replica
+    /// ([`Durability::Replicated`](crate::Durability::Replicated)). The site is that of the job, and the reason has its name.
+    /// A job that waits for its source does not count.
     BulkStalled,
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct ReplicaOpened {
 #[derive(Clone, Debug)]
 pub(crate) struct ReplicaSample {
     pub(crate) behind: Duration,
+    /// Writes that are committed, and whose replies wait for the replica.
+    pub(crate) waiting_writes: usize,
     pub(crate) interval: Duration,
     pub(crate) failures_in_a_row: u64,
     pub(crate) failing: Option<String>,
@@ -289,6 +291,7 @@ impl ReplicaFigures {
         let overdue = state.snapshots.1.and_then(|due| due.elapsed().ok());
         Some(ReplicaSample {
             behind: state.behind(),
+            waiting_writes: self.held.load(Relaxed),
             interval: state.interval,
             failures_in_a_row: state.failing.as_ref().map_or(0, |(failures, _)| *failures),
             failing: state.failing.as_ref().map(|(_, reason)| reason.clone()),

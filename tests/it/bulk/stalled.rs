@@ -4,9 +4,10 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use larder::{Alert, AlertKind, Error, Options, Store};
+use larder::{Alert, AlertKind, Durability, Error, Options, ReplicaOptions, Store};
 
-use crate::support::child::{Child, Task, tell};
+use crate::support::child::{Child, PATIENCE, Task, tell};
+use crate::support::outage::Outage;
 use crate::support::{count, hanging_disk, until};
 
 fn open(path: &Path) -> Store {
@@ -114,6 +115,36 @@ fn job_that_waits_for_another_write_is_named() {
     assert!(reason.contains("the write of slow write does not end"), "{reason}");
     drop(go_on);
     slow.join().unwrap().unwrap();
+    wait_for_alert(&store, false);
+    store.close().unwrap();
+    job.join().unwrap();
+}
+
+/// A slice that is committed does not wait for the writer.
+#[test]
+fn job_that_waits_for_the_replica_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = folder.path().join("replica");
+    let to = ReplicaOptions::to(replica.to_str().unwrap())
+        .interval(Duration::from_millis(20))
+        .replicate_timeout(2 * PATIENCE);
+    let options = Options::new()
+        .monitor_interval(Duration::from_millis(50))
+        .durability(Durability::Replicated)
+        .replicate_to(to);
+    let store = options.open(folder.path().join("app.db")).unwrap();
+    store
+        .write(|tx| tx.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"))
+        .unwrap();
+    let outage = Outage::of(&replica);
+    let job = job(&store, None);
+    let alert = wait_for_alert(&store, true).unwrap();
+    let reason = alert.reason.unwrap();
+    assert!(
+        reason.contains("its slice is committed, and waits for the replica"),
+        "{reason}"
+    );
+    outage.end();
     wait_for_alert(&store, false);
     store.close().unwrap();
     job.join().unwrap();
