@@ -347,6 +347,23 @@ impl Target {
         ))
     }
 
+    /// Checks the time of one row that is as old as the oldest, if the rule keeps it no longer. It sorts nothing.
+    pub(super) fn check_oldest(
+        &self,
+        tx: &ReadTx<'_>,
+        rule: &RetainRule,
+        now: Duration,
+        form: Form,
+    ) -> Result<Result<(), Refusal>> {
+        let milliseconds = rule.options.milliseconds;
+        let before = threshold(form, milliseconds, now, rule.keep);
+        let oldest = self.later(tx, &before, None, 1)?;
+        let checked = oldest
+            .iter()
+            .try_for_each(|(time, _)| self.check(time, form, milliseconds));
+        Ok(checked)
+    }
+
     /// Returns the oldest rows that are older than the rule keeps them, at most so many, from there on.
     pub(super) fn old_rows(
         &self,

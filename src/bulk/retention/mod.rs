@@ -27,7 +27,7 @@ use std::thread;
 use std::time::Duration;
 
 use self::clock_guard::{Reading, default_hold};
-use self::look::{Age, Target, Walk};
+use self::look::{Age, Target};
 use self::sweep::Sweeper;
 #[cfg(doc)]
 use crate::Store;
@@ -208,7 +208,7 @@ impl Retention {
             {
                 return Err(refusal.into());
             }
-            target.old_rows(tx, &rule, now, form, &mut Walk::default(), 1)??;
+            target.check_oldest(tx, &rule, now, form)??;
             Ok(())
         })?;
         let rule = retainer.add(engine, rule, site)?;

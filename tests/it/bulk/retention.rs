@@ -735,7 +735,6 @@ fn rows_that_a_trigger_keeps_do_not_keep_a_sweep_going() {
     assert_eq!(stats.retention[0].rows_kept, 100);
 }
 
-/// Between the look and the deletion of a row, another one takes its place.
 /// Rows of one time are in the order of no index column. Those that stay hide no other one.
 #[test]
 fn many_rows_of_one_time_that_stay_hide_no_others() {
@@ -770,6 +769,7 @@ fn many_rows_of_one_time_that_stay_hide_no_others() {
     }
 }
 
+/// Between the look and the deletion of a row, another one takes its place.
 #[test]
 fn row_that_has_changed_since_the_look_is_not_kept() {
     let store = store(&format!(
