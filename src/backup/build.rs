@@ -1,8 +1,9 @@
-//! A database that is written page by page, as a restore from a replica does: in the folder of unfinished copies, checked
-//! as a copy is, and named as one.
+//! A database that is written as a whole, by a restore or a verification of a replica, or an import from PostgreSQL: in the
+//! folder of unfinished copies, checked as a copy is, and named as one.
 //!
 //! Two threads check it: one the pages and the indexes, the other the foreign keys, for which it looks up each row's parent.
-//! The other one syncs the file first. A check of a backup has one thread, since a service has its own use for the others.
+//! The other one then syncs the file, while the first still reads. A check of a backup has one thread, since a service has
+//! its own use for the others.
 
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -154,9 +155,6 @@ impl Build {
 
     /// What the thread does that checks the foreign keys, until `over` is set.
     fn check_keys(&self, private: &Private, over: Arc<AtomicBool>) -> BuildResult<CheckReport> {
-        if self.staging.is_some() {
-            self.copy.sync()?;
-        }
         let mut report = CheckReport::default();
         let told = Arc::clone(&over);
         let _watching = private.interrupt.watch(&private.conn, move || over.load(Relaxed));
@@ -166,6 +164,10 @@ impl Build {
         };
         let checked = check::foreign_keys(&private.conn, &mut report, stopped);
         checked.map_err(|error| cannot(CHECKING, error))?;
+        // The sync before the database gets its name is short then. Nothing stops it, so none begins once the check is over.
+        if self.staging.is_some() && !told.load(Relaxed) {
+            self.copy.sync()?;
+        }
         Ok(report)
     }
 
