@@ -542,13 +542,9 @@ impl<'s> ExportToPostgres<'s> {
         notes: &mut Vec<ExportNote>,
     ) -> Result<()> {
         let failed = |error| server.error(&format!("table {}", exported.name), error, Outcome::RolledBack);
-        let mut savepoint = tx.transaction().map_err(failed)?;
-        match savepoint.batch_execute(&table.create(self.working_schema())) {
-            Ok(()) => savepoint.commit().map_err(failed),
-            Err(error)
-                if error.as_db_error().is_some() && table.columns.iter().any(|column| column.generated.is_some()) =>
-            {
-                savepoint.rollback().map_err(failed)?;
+        match in_savepoint(tx, &table.create(self.working_schema())).map_err(failed)? {
+            None => Ok(()),
+            Some(error) if table.columns.iter().any(|column| column.generated.is_some()) => {
                 for column in table.columns.iter_mut().filter(|column| column.generated.is_some()) {
                     column.generated = None;
                     let reason = super::url::describe(&error);
@@ -564,7 +560,7 @@ impl<'s> ExportToPostgres<'s> {
                 exported.create = table.create(&self.schema);
                 Ok(())
             }
-            Err(error) => Err(failed(error)),
+            Some(error) => Err(failed(error)),
         }
     }
 
@@ -718,19 +714,36 @@ fn attempt(
         notes.push(untranslated(what.to_owned()));
         return Ok(());
     };
-    let failed = |error| server.error(what, error, Outcome::RolledBack);
-    let mut savepoint = tx.transaction().map_err(failed)?;
-    match savepoint.batch_execute(&statement) {
-        Ok(()) => savepoint.commit().map_err(failed),
-        Err(error) if error.as_db_error().is_some() => {
-            notes.push(ExportNote {
-                sql: None,
-                object: what.to_owned(),
-                instead: format!("not made, the server refused it: {}", super::url::describe(&error)),
-            });
-            savepoint.rollback().map_err(failed)
+    let refused = in_savepoint(tx, &statement);
+    let refused = refused.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
+    if let Some(error) = refused {
+        notes.push(ExportNote {
+            sql: None,
+            object: what.to_owned(),
+            instead: format!("not made, the server refused it: {}", super::url::describe(&error)),
+        });
+    }
+    Ok(())
+}
+
+/// Runs a statement in a savepoint, and returns the error by which the server refused it. The savepoint is released in
+/// that case too, which that of the driver is not: COPY with FREEZE needs a table that was made in the current
+/// subtransaction.
+fn in_savepoint(
+    tx: &mut Transaction<'_>,
+    statement: &str,
+) -> std::result::Result<Option<postgres::Error>, postgres::Error> {
+    tx.batch_execute("SAVEPOINT larder_table")?;
+    match tx.batch_execute(statement) {
+        Ok(()) => {
+            tx.batch_execute("RELEASE SAVEPOINT larder_table")?;
+            Ok(None)
         }
-        Err(error) => Err(failed(error)),
+        Err(error) if error.as_db_error().is_some() => {
+            tx.batch_execute("ROLLBACK TO SAVEPOINT larder_table; RELEASE SAVEPOINT larder_table")?;
+            Ok(Some(error))
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -386,3 +386,23 @@ fn cancelled_import_leaves_nothing() {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }
+
+#[test]
+fn table_before_one_with_a_refused_generated_column_is_exported() {
+    let Some(server) = Postgres::start() else { return };
+    let store = store(
+        "CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(n INTEGER, t TEXT AS (n || 'x'));
+         INSERT INTO a VALUES (1), (2); INSERT INTO b(n) VALUES (3)",
+    );
+    for (database, resumable) in [("refused", false), ("refused_by_table", true)] {
+        let export = store.export_to_postgres(&server.database(database));
+        let report = export.resumable(resumable).run().unwrap();
+        let note = report.notes.iter().find(|note| note.object == "column b.t");
+        assert!(
+            note.is_some_and(|note| note.instead.contains("the server refused")),
+            "{report}"
+        );
+        assert_eq!(server.run(database, "SELECT count(*) FROM a"), "2");
+        assert_eq!(server.run(database, "SELECT n, t FROM b"), "3|3x");
+    }
+}
