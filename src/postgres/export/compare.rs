@@ -25,6 +25,7 @@ use super::copy::{BLOCK, BLOCKS, COPY_END, COPY_HEAD, recycle};
 use super::scan::each;
 use super::schema::{Column, Table};
 use super::{CALLBACK_INTERVAL, ExportStage, ExportToPostgres, OPERATION};
+use crate::connection::sql_text::quoted;
 use crate::error::{Error, Outcome, Result};
 use crate::postgres::url::Server;
 use crate::runtime::hex::hex;
@@ -104,6 +105,27 @@ impl ExportToPostgres<'_> {
                 Ok(Compared::Same(sha256))
             }
         })
+    }
+
+    /// An error of an export whose target has other rows.
+    pub(super) fn differs(&self, server: &Server, table: &Table, what: &str) -> Error {
+        server.failed(&format!(
+            "table {} is not the same at the server: {what}; {}; look for triggers, event triggers and rules at the server",
+            table.name,
+            self.what_is_kept()
+        ))
+    }
+
+    /// What the server keeps of an export that fails, for an error.
+    pub(super) fn what_is_kept(&self) -> String {
+        match &self.staging {
+            None => "nothing was kept there".into(),
+            Some(staging) => format!(
+                "the schema {staging} keeps its tables, and the target is as it was: DROP SCHEMA {} CASCADE before the \
+                 next export makes all of them again",
+                quoted(staging)
+            ),
+        }
     }
 
     fn in_order(
@@ -193,15 +215,6 @@ impl ExportToPostgres<'_> {
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// An error of an export whose target has other rows.
-pub(super) fn differs(server: &Server, table: &Table, what: &str) -> Error {
-    server.failed(&format!(
-        "table {} is not the same at the server, so nothing was kept there: {what}; look for triggers, event triggers and \
-         rules at the server",
-        table.name,
-    ))
 }
 
 /// Reads a COPY into blocks until its end, or until they are not wanted any more.

@@ -19,6 +19,7 @@ use postgres::{CopyInWriter, Transaction};
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
+use super::quarantine::append_aside;
 use super::scan::each;
 use super::schema::Table;
 use super::{CALLBACK_INTERVAL, ExportStage, ExportToPostgres, OPERATION, OnMisfit};
@@ -49,7 +50,7 @@ enum Block {
 pub(super) struct Sent {
     /// Rows that are set aside, and not sent.
     pub(super) set_aside: u64,
-    /// SHA-256 of what was sent.
+    /// SHA-256 of what was sent, and of the rows that were set aside, as the quarantine has them.
     pub(super) sha256: String,
 }
 
@@ -101,13 +102,18 @@ impl ExportToPostgres<'_> {
         mut filler: Filler,
     ) -> Result<Option<Sent>> {
         let columns = table.sent();
-        let mut sha = Sha256::new();
+        let (mut sha, mut aside) = (Sha256::new(), Vec::new());
         let mut set_aside = 0;
         let mut is_over = !self.next_block(&mut filler)?;
         filler.block.extend_from_slice(COPY_HEAD);
         each(conn, &table.select(true), |row| {
             if self.is_set_aside(table, row)? {
                 set_aside += 1;
+                if self.resumes {
+                    aside.clear();
+                    append_aside(table, row, &mut aside)?;
+                    sha.update(&aside);
+                }
                 return self.step(ExportStage::Copy, copied);
             }
             let block = &mut filler.block;
@@ -155,21 +161,26 @@ impl ExportToPostgres<'_> {
         table.is_misfit(row)
     }
 
-    /// The SHA-256 that [`copy`](Self::copy) would have given.
-    pub(super) fn hash(&self, conn: &Connection, server: &Server, table: &Table, copied: &mut u64) -> Result<String> {
+    /// What [`copy`](Self::copy) would have sent.
+    pub(super) fn hash(&self, conn: &Connection, server: &Server, table: &Table, copied: &mut u64) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
         let columns = table.sent();
         let mut sha = Sha256::new();
         let mut bytes = Vec::new();
+        let mut set_aside = 0;
         each(conn, &table.select(true), |row| {
-            if !self.is_set_aside(table, row)? {
-                bytes.clear();
+            bytes.clear();
+            if self.is_set_aside(table, row)? {
+                set_aside += 1;
+                append_aside(table, row, &mut bytes)?;
+            } else {
                 table.append_row(server, row, &columns, &mut bytes)?;
-                sha.update(&bytes);
             }
+            sha.update(&bytes);
             self.step(ExportStage::Copy, copied)
         })?;
-        Ok(hex(&sha.finalize()))
+        let sha256 = hex(&sha.finalize());
+        Ok(Sent { set_aside, sha256 })
     }
 }
 

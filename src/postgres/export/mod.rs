@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 use postgres::{Client, Transaction};
 use rusqlite::Connection;
 
-use self::compare::{Compared, differs};
+use self::compare::Compared;
 pub use self::report::{
     ExportDifference, ExportEstimate, ExportMisfit, ExportNote, ExportReport, ExportStatement, ExportedTable,
 };
@@ -489,7 +489,7 @@ impl<'s> ExportToPostgres<'s> {
         for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
             match self.compare(conn, server, &mut tx, table, &mut compared)? {
                 Compared::Same(sha256) => exported.sha256 = Some(sha256),
-                Compared::Differs(what) => return Err(differs(server, table, &what)),
+                Compared::Differs(what) => return Err(self.differs(server, table, &what)),
             }
         }
         commit(server, tx)

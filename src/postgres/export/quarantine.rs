@@ -89,7 +89,8 @@ impl ExportToPostgres<'_> {
             sum(reader, table.columns.len(), &AtomicBool::new(false)).map_err(|error| server.broken(&what, error))?;
         if here.finish() != there.finish() {
             return Err(server.failed(&format!(
-                "table {NAME} has other rows at the server; nothing was kept there"
+                "table {NAME} has other rows at the server; {}",
+                self.what_is_kept()
             )));
         }
         Ok(())
@@ -116,7 +117,7 @@ impl ExportToPostgres<'_> {
 }
 
 /// Appends the row of the quarantine that a row becomes: its table, its rowid, the reasons, its statement.
-fn append_aside(table: &Table, row: &TableRow<'_>, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn append_aside(table: &Table, row: &TableRow<'_>, out: &mut Vec<u8>) -> Result<()> {
     let (mut reasons, mut names, mut literals) = (Vec::new(), Vec::new(), Vec::new());
     for (at, column) in table.columns.iter().enumerate() {
         let value = row.value(at)?;

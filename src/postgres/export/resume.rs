@@ -18,7 +18,7 @@ use postgres::{Client, Transaction};
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
-use super::compare::{Compared, differs};
+use super::compare::Compared;
 use super::schema::{Schema, Table, shortened};
 use super::{ExportNote, ExportReport, ExportStage, ExportToPostgres, ExportedTable, commit, quarantine};
 use crate::connection::sql_text::{quoted, string};
@@ -41,7 +41,7 @@ struct Made {
     /// SHA-256 of the statement that makes it.
     create: String,
     set_aside: u64,
-    /// SHA-256 of the rows that were sent.
+    /// SHA-256 of the rows that were sent or set aside.
     sha256: String,
 }
 
@@ -101,7 +101,7 @@ impl ExportToPostgres<'_> {
             };
             let (table, exported) = (&mut schema.tables[at], &mut report.tables[at]);
             if !exported.resumed {
-                return Err(differs(server, table, &what));
+                return Err(self.differs(server, table, &what));
             }
             // Another program has changed it at the server since the earlier run.
             report.notes.truncate(notes);
@@ -238,7 +238,8 @@ impl ExportToPostgres<'_> {
                 instead: "an ordinary column with the values of now, since the server refused its expression".into(),
             }));
         }
-        Ok(made.sha256 == self.hash(conn, server, table, copied)?)
+        let now = self.hash(conn, server, table, copied)?;
+        Ok(made.sha256 == now.sha256 && made.set_aside == now.set_aside)
     }
 
     /// Deletes rows of the quarantine, if there is one.

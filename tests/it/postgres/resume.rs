@@ -163,6 +163,44 @@ fn rows_set_aside_are_kept_and_forgotten_with_their_table() {
 }
 
 #[test]
+fn table_is_made_again_if_a_row_set_aside_has_changed_or_is_gone() {
+    let Some(server) = Postgres::start() else { return };
+    for (database, change, aside) in [
+        ("aside_changed", "UPDATE a SET s = x'02' WHERE id = 3", 2),
+        ("aside_deleted", "DELETE FROM a WHERE id = 3", 1),
+        ("aside_all_deleted", "DELETE FROM a WHERE id IN (3, 4)", 0),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder.path().join("app.db"));
+        let set = "UPDATE a SET s = x'00' WHERE id IN (3, 4); DELETE FROM c WHERE a IN (3, 4)";
+        store.write(move |tx| tx.execute_batch(set)).unwrap();
+        let url = server.database(database);
+        let run = |rows: u64| {
+            let export = export(&store, &url).on_misfit(OnMisfit::Quarantine);
+            let export = export.progress(move |progress| match progress.stage {
+                ExportStage::Copy if progress.rows >= rows => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            });
+            export.run()
+        };
+        run(2 * ROWS).unwrap_err();
+        assert_eq!(tables(&server, database, "larder_export_app"), "a b larder_quarantine");
+        store.write(move |tx| tx.execute_batch(change)).unwrap();
+        let report = run(u64::MAX).unwrap();
+        assert_eq!(resumed(&report), [false, true, false], "{database}");
+        assert_eq!(report.tables[0].quarantined, aside, "{database}");
+        if aside > 0 {
+            let rows = "SELECT count(*) FROM app.larder_quarantine WHERE table_name = 'a'";
+            assert_eq!(server.run(database, rows), aside.to_string());
+        }
+        assert_eq!(
+            server.run(database, "SELECT count(*) FROM app.a"),
+            (report.tables[0].rows - aside).to_string()
+        );
+    }
+}
+
+#[test]
 fn schema_that_no_export_has_made_is_left_alone() {
     let Some(server) = Postgres::start() else { return };
     let folder = tempfile::tempdir().unwrap();
