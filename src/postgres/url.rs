@@ -14,7 +14,7 @@ use std::time::Duration;
 use std::{env, fmt, io, thread};
 
 use postgres::config::{Host, SslMode};
-use postgres::{Client, Config, NoTls};
+use postgres::{CancelToken, Client, Config, NoTls};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
@@ -115,6 +115,18 @@ impl Server {
             )),
         };
         connected.map_err(|error| self.error("the connection failed", error, Outcome::NotStarted))
+    }
+
+    /// Asks the server to end the statement that runs on a connection. A failure is ignored: the statement ends by itself
+    /// then.
+    pub(crate) fn cancel(&self, token: &CancelToken) {
+        let _ = match self.tls.mode {
+            Mode::Disable => token.cancel_query(NoTls),
+            _ => match self.tls.config() {
+                Ok(config) => token.cancel_query(MakeRustlsConnect::new(config)),
+                Err(_) => return,
+            },
+        };
     }
 
     /// An error of the driver or the server, during `what`.

@@ -53,6 +53,14 @@ impl ExportToPostgres<'_> {
         compared: &mut u64,
     ) -> Result<Compared> {
         let what = &format!("reading table {} back", table.name);
+        let token = tx.cancel_token();
+        // Otherwise the rollback would wait until the server has sent all rows. The connection is not used again, so it does
+        // no harm if the statement has ended meanwhile.
+        let cancel = || {
+            if self.poll().is_err() {
+                server.cancel(&token);
+            }
+        };
         let reader = tx.copy_out(&table.copy_out(self.working_schema()));
         let reader = reader.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
         let broken = move |error| server.broken(what, error);
@@ -77,6 +85,9 @@ impl ExportToPostgres<'_> {
                     at: 0,
                 };
                 let read = self.in_order(conn, server, table, theirs, compared);
+                if read.is_err() {
+                    cancel();
+                }
                 // A failure of the other thread looks like the end of the rows here.
                 joined(receiver).and(read)
             } else {
@@ -89,6 +100,9 @@ impl ExportToPostgres<'_> {
                 let receiver = builder.spawn_scoped(scope, receive).map_err(no_thread)?;
                 let here = self.sum(conn, server, table, stops, compared);
                 stops.fetch_or(here.is_err(), Relaxed);
+                if here.is_err() {
+                    cancel();
+                }
                 // If it has failed, the reading here was stopped by that.
                 let there = joined(receiver)?;
                 let here = here?;

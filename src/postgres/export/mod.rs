@@ -132,7 +132,8 @@ pub enum ExportStage {
     Scan,
     /// Writing the rows.
     Copy,
-    /// Making keys, indexes, checks and foreign keys. It has no rows.
+    /// Making keys, indexes, checks and foreign keys. It has no rows: the callback is called at its start alone, and a
+    /// cancellation waits for its end.
     Index,
     /// Reading both sides.
     Compare,
@@ -252,7 +253,9 @@ impl<'s> ExportToPostgres<'s> {
 
     /// Calls `f` at the start of each stage, before the rows of each table are written, and some ten times a second, on a
     /// thread of the export.
-    /// `ControlFlow::Break(())` cancels the export, and the target is as it was.
+    /// `ControlFlow::Break(())` cancels the export, and the target is as it was. [`run`](Self::run) returns once the server
+    /// has rolled back. [`ExportStage::Index`] has the one call at its start and is not cancelled: its statements may take
+    /// minutes for large tables.
     pub fn progress(mut self, mut f: impl FnMut(&ExportProgress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.reporter = ProgressReporter::new(ExportProgress::at(ExportStage::Scan, 0));
         self.reporter.call(CALLBACK_INTERVAL, move |progress, elapsed| {

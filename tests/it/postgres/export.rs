@@ -414,3 +414,29 @@ pub(crate) fn child(task: &Task) {
     });
     let _ = export.run();
 }
+
+#[test]
+fn cancellation_ends_the_comparison_and_leaves_the_target_as_it_was() {
+    let Some(server) = Postgres::start() else { return };
+    for (database, columns) in [
+        ("cancelled", "i INTEGER PRIMARY KEY, s TEXT"),
+        ("cancelled_sum", "i INTEGER, s TEXT"),
+    ] {
+        let store = Store::open_temp().unwrap();
+        // Reading them takes longer than the callback is apart.
+        let rows = format!(
+            "CREATE TABLE t({columns});
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500000)
+             INSERT INTO t SELECT i, 'row ' || i FROM n"
+        );
+        store.write(move |tx| tx.execute_batch(&rows)).unwrap();
+        let export = store.export_to_postgres(&server.database(database));
+        let export = export.progress(|progress| match progress.stage {
+            ExportStage::Compare if progress.rows > 0 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        let error = export.run().unwrap_err();
+        assert!(matches!(error, Error::Cancelled { .. }), "{error}");
+        assert_eq!(tables(&server, database), "0");
+    }
+}
