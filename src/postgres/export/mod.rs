@@ -684,7 +684,10 @@ impl ExportProgress {
     }
 }
 
-fn commit(server: &Server, tx: Transaction<'_>) -> Result<()> {
+fn commit(server: &Server, mut tx: Transaction<'_>) -> Result<()> {
+    // COMMIT of a transaction that has failed rolls back, without an error. Any other statement gives one there.
+    let is_whole = tx.batch_execute("SELECT 1");
+    is_whole.map_err(|error| server.error("before COMMIT", error, Outcome::RolledBack))?;
     // The server checks what is deferred here.
     tx.commit().map_err(|error| {
         let outcome = if error.as_db_error().is_some() {
