@@ -4,6 +4,8 @@
 //! The binary form is that of `COPY .. (FORMAT binary)`: integers and floats big endian, times in microseconds since
 //! 2000-01-01, `numeric` in digits of base 10,000.
 
+use std::ops::Range;
+
 use rusqlite::types::ValueRef;
 
 use super::canonical::{Microseconds, Value};
@@ -40,12 +42,19 @@ pub enum PgType {
     Timestamptz,
     /// `uuid`: 16 bytes, or the text in lower case.
     Uuid,
-    /// `json`, which keeps its text. `jsonb` does not, so alter the column after the export.
+    /// `json`, which keeps its text. `jsonb` does not, so alter the column after the export. Any text counts as fitting: the
+    /// server finds broken JSON during the copy, and the export fails, unless the column has `CHECK (json_valid(x))`.
     Json,
 }
 
 /// Microseconds of a day.
 const DAY: i64 = 86_400_000_000;
+
+/// The days since 2000-01-01 that a `date` has: from 4714-11-24 BC to 5874897-12-31.
+const DATES: Range<i64> = -2_451_545..2_145_031_949;
+
+/// The microseconds since 2000-01-01 that a `timestamp` and a `timestamptz` have: from 4714-11-24 BC to the end of 294276.
+const TIMES: Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
 
 /// Days from 1970-01-01 to 2000-01-01.
 const EPOCH: i64 = 10_957;
@@ -199,16 +208,24 @@ fn of_text(text: &str, kind: PgType, class: impl Fn() -> Misfit) -> Result<Value
         PgType::Numeric => form(is_numeric(text).then(|| Value::Numeric(text.to_owned()))),
         PgType::Date if text == "infinity" => Ok(Value::Date(i32::MAX)),
         PgType::Date if text == "-infinity" => Ok(Value::Date(i32::MIN)),
-        PgType::Date => form(
-            parse_date(text)
-                .and_then(|days| i32::try_from(days - EPOCH).ok())
-                .map(Value::Date),
-        ),
+        PgType::Date => {
+            let days = parse_date(text).ok_or(Misfit::Form)? - EPOCH;
+            let days = DATES.contains(&days).then(|| i32::try_from(days).ok()).flatten();
+            days.map(Value::Date).ok_or(Misfit::Range)
+        }
         PgType::Time => form(parse_time(text).map(Value::Time)),
-        PgType::Timestamp => form(parse_timestamp(text, false).map(Value::Timestamp)),
-        PgType::Timestamptz => form(parse_timestamp(text, true).map(Value::Timestamptz)),
+        PgType::Timestamp => of_time(parse_timestamp(text, false)).map(Value::Timestamp),
+        PgType::Timestamptz => of_time(parse_timestamp(text, true)).map(Value::Timestamptz),
         PgType::Uuid => form(parse_uuid(text).map(Value::Uuid)),
         _ => Err(class()),
+    }
+}
+
+/// A time that the server takes. The ends of the range of the number are the infinities.
+fn of_time(time: Option<Microseconds>) -> Result<Microseconds, Misfit> {
+    match time.ok_or(Misfit::Form)? {
+        time if TIMES.contains(&time) || time == i64::MAX || time == i64::MIN => Ok(time),
+        _ => Err(Misfit::Range),
     }
 }
 
@@ -337,10 +354,10 @@ fn parse_timestamp(text: &str, zone: bool) -> Option<Microseconds> {
             sign * parse_time(offset.get(1..).filter(|offset| offset.len() == 5)?)?
         }
     };
-    let midnight = (parse_date(date)? - EPOCH).checked_mul(DAY)?;
-    // The ends of the range are the infinities.
-    let time = midnight.checked_add(parse_time(time)? - offset)?;
-    (time != i64::MAX && time != i64::MIN).then_some(time)
+    let midnight = (parse_date(date)? - EPOCH).saturating_mul(DAY);
+    let time = midnight.saturating_add(parse_time(time)? - offset);
+    // The ends are the infinities. What is next to them is out of range.
+    Some(time.clamp(i64::MIN + 1, i64::MAX - 1))
 }
 
 fn number(digits: &str) -> Option<i64> {
@@ -535,6 +552,10 @@ mod tests {
             (PgType::Date, text("0001-01-01")),
             (PgType::Date, text("-4713-11-24")),
             (PgType::Date, text("+5874897-12-31")),
+            (PgType::Timestamp, text("-4713-11-24 00:00:00")),
+            (PgType::Timestamp, text("+294276-12-31 23:59:59.999999")),
+            (PgType::Timestamptz, text("-4713-11-24T01:00:00+01:00")),
+            (PgType::Timestamptz, text("+294277-01-01T00:59:59.999999+01:00")),
             (PgType::Time, text("24:00:00.000000")),
             (PgType::Timestamptz, text("2024-02-29T23:59:59.999999+02:00")),
             (PgType::Uuid, text("00112233-4455-6677-8899-aabbccddeeff")),
@@ -564,6 +585,15 @@ mod tests {
             (PgType::Text, ValueRef::Blob(b"x"), Misfit::Class("blob")),
             (PgType::Bool, ValueRef::Integer(2), Misfit::Range),
             (PgType::Date, text("2023-02-29"), Misfit::Form),
+            (PgType::Date, text("-4713-11-23"), Misfit::Range),
+            (PgType::Date, text("+5874898-01-01"), Misfit::Range),
+            (PgType::Date, text("+9999999-01-01"), Misfit::Range),
+            (PgType::Timestamp, text("-4713-11-23 23:59:59.999999"), Misfit::Range),
+            (PgType::Timestamp, text("+294277-01-01 00:00:00"), Misfit::Range),
+            (PgType::Timestamp, text("+9999999-01-01 00:00:00"), Misfit::Range),
+            (PgType::Timestamp, text("-9999999-01-01 00:00:00"), Misfit::Range),
+            (PgType::Timestamptz, text("-4713-11-24T00:59:59+01:00"), Misfit::Range),
+            (PgType::Timestamptz, text("+294276-12-31T23:00:00-01:00"), Misfit::Range),
             (PgType::Timestamptz, text("2024-01-01T00:00:00.1234567Z"), Misfit::Form),
             (PgType::Timestamp, text("+2024-11-24 00:00:00"), Misfit::Form),
             (PgType::Time, text("24:00:01"), Misfit::Form),
