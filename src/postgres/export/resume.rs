@@ -19,7 +19,7 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::compare::Compared;
-use super::schema::{Schema, Table, shortened};
+use super::schema::{MAX_NAME, Schema, Table, shortened};
 use super::{ExportNote, ExportReport, ExportStage, ExportToPostgres, ExportedTable, commit, quarantine};
 use crate::connection::sql_text::{quoted, string};
 use crate::error::{Error, Outcome, Result};
@@ -145,9 +145,13 @@ impl ExportToPostgres<'_> {
     /// Refuses a target that has one of the tables, before hours of work rather than after.
     pub(super) fn refuse_what_is_there(&self, server: &Server, client: &mut Client, schema: &Schema) -> Result<()> {
         let failed = |error| server.error("the tables of the target", error, Outcome::NotStarted);
-        let mut names: Vec<&str> = schema.tables.iter().map(|table| table.target.as_str()).collect();
+        let mut names: Vec<String> = schema.tables.iter().map(|table| table.target.clone()).collect();
         if schema.tables.iter().any(|table| self.sets_aside(table)) {
-            names.push(quarantine::NAME);
+            names.push(quarantine::NAME.to_owned());
+        }
+        if self.resumes {
+            // They move with their tables, and keep their names. In one transaction, the server refuses an index alone.
+            names.extend(schema.tables.iter().flat_map(|table| self.names_beside(table)));
         }
         let found = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE n.nspname::text = $1 AND c.relname::text = ANY($2) ORDER BY 1 LIMIT 1";
@@ -162,6 +166,19 @@ impl ExportToPostgres<'_> {
             }
             None => Ok(()),
         }
+    }
+
+    /// Names of the target schema that a table takes beside its own: those of its indexes and of its primary key's.
+    fn names_beside(&self, table: &Table) -> Vec<String> {
+        let indexes = table.indexes.iter().filter(|index| !index.is_constraint);
+        let made = indexes.filter(|index| table.index(index, self.working_schema()).is_some());
+        let mut names: Vec<String> = made.map(|index| shortened(&index.name)).collect();
+        // The server cuts a longer one.
+        let key = format!("{}_pkey", table.target);
+        if !table.key.is_empty() && key.len() <= MAX_NAME {
+            names.push(key);
+        }
+        names
     }
 
     /// Makes the staging schema, or reads which tables it has. Those that are no longer in the store are dropped.

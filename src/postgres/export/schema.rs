@@ -637,10 +637,13 @@ fn column_name(name: &str) -> String {
     }
 }
 
+/// Bytes of the longest name that the server does not cut.
+pub(super) const MAX_NAME: usize = 63;
+
 /// The name, or its beginning with a number that is made of the whole name: PostgreSQL cuts names to 63 bytes.
 pub(super) fn shortened(name: &str) -> String {
     use sha2::{Digest, Sha256};
-    if name.len() <= 63 {
+    if name.len() <= MAX_NAME {
         return name.to_owned();
     }
     let digest = crate::runtime::hex::hex(&Sha256::digest(name)[..4]);

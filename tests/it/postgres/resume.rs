@@ -216,6 +216,27 @@ fn schema_that_no_export_has_made_is_left_alone() {
     assert_eq!(tables(&server, "theirs", "larder_export_app"), "mine");
 }
 
+#[test]
+fn names_of_indexes_that_are_there_are_refused_before_the_rows() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("app.db"));
+    for name in ["by_s", "a_pkey"] {
+        let database = format!("index_{name}");
+        let url = server.database(&database);
+        server.run(
+            &database,
+            &format!("CREATE SCHEMA app; CREATE TABLE app.theirs(x int); CREATE INDEX {name} ON app.theirs(x)"),
+        );
+        let error = export(&store, &url).run().unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("app has {name} already")),
+            "{error}"
+        );
+        assert_eq!(tables(&server, &database, "larder_export_app"), "");
+    }
+}
+
 /// Runs an export that waits at the start of the table `b` until `interrupt` was called, and returns its error.
 fn interrupted(store: &Store, url: &str, interrupt: impl FnOnce()) -> Error {
     let (copying, is_copying) = channel();
