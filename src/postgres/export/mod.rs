@@ -64,6 +64,14 @@ const OPERATION: &str = "export";
 const SESSION: &str = "SET standard_conforming_strings = on; SET synchronize_seqscans = off; SET statement_timeout = 0; \
      SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 
+/// The same by settings that older servers do not know: since version 14, 14 and 17. Each is a statement of its own outside
+/// a transaction, so that a refusal changes nothing else.
+const SESSION_OF_NEW_SERVERS: [&str; 3] = [
+    "SET client_connection_check_interval = '2s'",
+    "SET idle_session_timeout = 0",
+    "SET transaction_timeout = 0",
+];
+
 /// How often the callback is called.
 const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -408,8 +416,9 @@ impl<'s> ExportToPostgres<'s> {
         let mut client = server.connect()?;
         let set = client.batch_execute(SESSION);
         set.map_err(|error| server.error("the settings of the session", error, Outcome::NotStarted))?;
-        // A server that is too old for it notices a broken connection later.
-        let _ = client.batch_execute("SET client_connection_check_interval = '2s'");
+        for set in SESSION_OF_NEW_SERVERS {
+            let _ = client.batch_execute(set);
+        }
         if self.resumes {
             self.write_by_table(conn, server, &mut client, &mut schema, &mut report)?;
         } else {
