@@ -159,8 +159,15 @@ impl ExportToPostgres<'_> {
         match found.map_err(failed)? {
             Some(row) => {
                 let name: String = row.get(0);
+                let earlier = match self.resumes {
+                    true => {
+                        "if an earlier run ended with an unknown outcome, these are its tables, complete and compared; \
+                         otherwise "
+                    }
+                    false => "",
+                };
                 Err(server.failed(&format!(
-                    "the schema {} has {name} already: export to another schema, or drop what is there",
+                    "the schema {} has {name} already: {earlier}export to another schema, or drop what is there",
                     self.schema
                 )))
             }
