@@ -1,11 +1,16 @@
 //! Exports that go on where they were broken off.
 
+use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
 use larder::{Error, ExportReport, ExportStage, ExportToPostgres, OnMisfit, Outcome, Store};
+use sha2::{Digest, Sha256};
 
 use crate::support::child::{Child, Task, listen, tell};
 use crate::support::postgres::Postgres;
@@ -238,6 +243,52 @@ fn names_of_indexes_that_are_there_are_refused_before_the_rows() {
         );
         assert_eq!(tables(&server, &database, "larder_export_app"), "");
     }
+}
+
+#[test]
+fn export_waits_for_the_lock_of_another_one() {
+    let Some(server) = Postgres::start() else { return };
+    let server = Arc::new(server);
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("app.db"));
+    let url = server.database("locked");
+    let digest = Sha256::digest("larder_export_app");
+    let key = i64::from_be_bytes(*digest.first_chunk().unwrap());
+    let mut other = server.client("psql");
+    other.args(["-X", "-A", "-t", "-q", "-d", &url]);
+    let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut commands = other.stdin.take().unwrap();
+    writeln!(commands, "SELECT pg_try_advisory_lock({key});").unwrap();
+    let mut answer = String::new();
+    BufReader::new(other.stdout.take().unwrap())
+        .read_line(&mut answer)
+        .unwrap();
+    assert_eq!(answer.trim(), "t");
+
+    let has_begun = Arc::new(AtomicBool::new(false));
+    let (observed, begun) = (Arc::clone(&server), Arc::clone(&has_begun));
+    let export_of = export(&store, &url).progress(move |progress| {
+        if progress.stage != ExportStage::Scan {
+            begun.store(true, Ordering::Relaxed);
+            return ControlFlow::Continue(());
+        }
+        // It connects once it has read all rows. From then on, it waits for the lock.
+        let connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'larder'";
+        match observed.run("locked", connected).as_str() {
+            "0" => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
+    });
+    let error = export_of.run().unwrap_err();
+    assert!(matches!(error, Error::Cancelled { .. }), "{error}");
+    assert!(!has_begun.load(Ordering::Relaxed));
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'larder_export_app'";
+    assert_eq!(server.run("locked", schemas), "0");
+
+    drop(commands);
+    assert!(other.wait().unwrap().success());
+    export(&store, &url).run().unwrap();
+    is_whole(&server, "locked");
 }
 
 /// Runs an export that waits at the start of the table `b` until `interrupt` was called, and returns its error.
