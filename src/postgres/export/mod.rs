@@ -202,7 +202,8 @@ impl<'s> ExportToPostgres<'s> {
 
     /// Chooses narrower types where every value fits, and says so in the report: `boolean` for `CHECK (x IN (0, 1))`, `json`
     /// for `CHECK (json_valid(x))`, and for columns of text that have values `uuid`, `date`, and `timestamptz` of ISO times,
-    /// which are UTC without an offset. The default is `false`: a column of text stays text.
+    /// which are UTC without an offset. Times in a key, a foreign key or a unique index stay text: two texts may be one
+    /// instant. The default is `false`: a column of text stays text.
     ///
     /// The type counts from then on: a program that writes other text to the column gets an error of the server.
     pub fn infer_types(mut self, infer: bool) -> Self {

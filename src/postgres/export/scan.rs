@@ -68,7 +68,7 @@ impl ExportToPostgres<'_> {
                     instead: format!("{}: {reason}", kind.sql()),
                 });
             }
-            let [_, integers, reals, ..] = seen.classes;
+            let [_, integers, reals, texts, blobs] = seen.classes;
             if kind == PgType::Float8 && integers && reals {
                 notes.push(ExportNote {
                     sql: None,
@@ -77,6 +77,7 @@ impl ExportToPostgres<'_> {
                 });
             }
             table.columns[at].kind = inferred.map_or(kind, |(kind, _)| kind);
+            table.columns[at].is_mixed = texts && blobs;
         }
         let types = &self.types;
         let name = table.name.clone();
@@ -295,8 +296,17 @@ fn inferred(table: &Table, column: &Column, kind: PgType, seen: &Seen) -> Option
     if says(PgType::Json) {
         return Some((PgType::Json, "a CHECK allows JSON alone"));
     }
-    let fitting = seen.fits.iter().zip(BY_TEXT).find(|(fits, _)| **fits);
-    fitting.map(|(_, kind)| (kind, "all values fit; their text is written in one form from now on"))
+    // Two texts may be one instant: in a key, the second one would be a duplicate. A foreign key has the type of its parent.
+    let is_unique = |index: &schema::Index| index.is_unique && in_index(index);
+    let refers = |(known, _): &(String, Option<String>)| known.eq_ignore_ascii_case(&column.name);
+    let keeps_text = table.key.iter().any(|key| Some(*key) == at)
+        || table.indexes.iter().any(is_unique)
+        || table.foreign_keys.iter().any(|key| key.columns.iter().any(refers));
+    let fitting = seen.fits.iter().zip(BY_TEXT);
+    let mut fitting = fitting.filter(|(fits, kind)| **fits && !(*kind == PgType::Timestamptz && keeps_text));
+    fitting
+        .next()
+        .map(|(_, kind)| (kind, "all values fit; their text is written in one form from now on"))
 }
 
 fn class_index(value: ValueRef<'_>) -> usize {

@@ -50,6 +50,8 @@ pub(super) struct Column {
     pub(super) as_text: bool,
     /// Whether values that do not fit become NULL.
     pub(super) misfits_are_null: bool,
+    /// Whether it has both text and blobs. As UUIDs, the server has one order for them.
+    pub(super) is_mixed: bool,
 }
 
 pub(super) struct Index {
@@ -176,6 +178,7 @@ impl Column {
             kind,
             as_text: false,
             misfits_are_null: false,
+            is_mixed: false,
         }
     }
 }
@@ -233,6 +236,7 @@ impl Table {
                 kind: PgType::Text,
                 as_text: false,
                 misfits_are_null: false,
+                is_mixed: false,
             });
         }
         key.sort_unstable();
@@ -268,7 +272,8 @@ impl Table {
                 PgType::Bytea,
                 PgType::Uuid,
             ];
-            kinds.contains(&column.kind) && !column.as_text
+            let is_one_order = column.kind != PgType::Uuid || !column.is_mixed;
+            kinds.contains(&column.kind) && is_one_order && !column.as_text
         };
         !self.key.is_empty() && self.key.iter().all(is_ordered)
     }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use larder::{Error, OnMisfit, Options, PostgresImportStage, Store};
+use larder::{Error, OnMisfit, Options, PgType, PostgresImportStage, Store};
 
 use crate::support::postgres::Postgres;
 
@@ -405,4 +405,42 @@ fn table_before_one_with_a_refused_generated_column_is_exported() {
         assert_eq!(server.run(database, "SELECT count(*) FROM a"), "2");
         assert_eq!(server.run(database, "SELECT n, t FROM b"), "3|3x");
     }
+}
+
+#[test]
+fn times_in_keys_stay_text_if_types_are_inferred() {
+    let Some(server) = Postgres::start() else { return };
+    let store = store(
+        "CREATE TABLE a(at TEXT PRIMARY KEY); CREATE TABLE b(at TEXT, free TEXT); CREATE UNIQUE INDEX once ON b(at);
+         CREATE TABLE c(at TEXT REFERENCES a(at));
+         INSERT INTO a VALUES ('2024-01-01T10:00:00Z'), ('2024-01-01T11:00:00+01:00');
+         INSERT INTO b SELECT at, at FROM a; INSERT INTO c SELECT at FROM a",
+    );
+    let report = store.export_to_postgres(&server.database("instants")).infer_types(true);
+    let report = report.run().unwrap();
+    assert_eq!(report.rows(), 6);
+    let kinds =
+        "SELECT string_agg(table_name || '.' || column_name || ' ' || data_type, ',' ORDER BY table_name, column_name)
+        FROM information_schema.columns WHERE table_schema = 'public'";
+    assert_eq!(
+        server.run("instants", kinds),
+        "a.at text,b.at text,b.free timestamp with time zone,c.at text"
+    );
+    let keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'f'";
+    assert_eq!(server.run("instants", keys), "1");
+}
+
+#[test]
+fn key_of_uuids_in_both_forms_is_compared_without_an_order() {
+    let Some(server) = Postgres::start() else { return };
+    let store = store(
+        "CREATE TABLE t(id PRIMARY KEY, n INTEGER) WITHOUT ROWID;
+         INSERT INTO t VALUES (x'00112233445566778899aabbccddeeff', 1), ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 2),
+            (x'ff112233445566778899aabbccddeeff', 3), ('00eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 4)",
+    );
+    let export = store.export_to_postgres(&server.database("uuids"));
+    let report = export.column_type("t", "id", PgType::Uuid).run().unwrap();
+    assert_eq!(report.rows(), 4);
+    let order = "SELECT string_agg(n::text, '' ORDER BY id) FROM t";
+    assert_eq!(server.run("uuids", order), "1423");
 }
