@@ -27,13 +27,15 @@ impl ExportToPostgres<'_> {
         self.on_misfit == OnMisfit::Quarantine && table.has_misfits
     }
 
-    /// Makes the table, if rows are set aside and it is not there.
+    /// Makes the table, if rows are set aside. An earlier run may have made it in the schema of a resumable export.
     pub(super) fn make_quarantine(&self, server: &Server, tx: &mut Transaction<'_>, schema: &Schema) -> Result<()> {
         if !schema.tables.iter().any(|table| self.sets_aside(table)) {
             return Ok(());
         }
-        let create = table().create(self.working_schema());
-        let create = create.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
+        let mut create = table().create(self.working_schema());
+        if self.staging.is_some() {
+            create = create.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
+        }
         let made = tx.batch_execute(&create);
         made.map_err(|error| server.error(&format!("table {NAME}"), error, Outcome::RolledBack))
     }
