@@ -391,7 +391,7 @@ fn cancelled_import_leaves_nothing() {
 fn table_before_one_with_a_refused_generated_column_is_exported() {
     let Some(server) = Postgres::start() else { return };
     let store = store(
-        "CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(n INTEGER, t TEXT AS (n || 'x'));
+        "CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(n INTEGER, t TEXT AS (lower(n)));
          INSERT INTO a VALUES (1), (2); INSERT INTO b(n) VALUES (3)",
     );
     for (database, resumable) in [("refused", false), ("refused_by_table", true)] {
@@ -403,7 +403,7 @@ fn table_before_one_with_a_refused_generated_column_is_exported() {
             "{report}"
         );
         assert_eq!(server.run(database, "SELECT count(*) FROM a"), "2");
-        assert_eq!(server.run(database, "SELECT n, t FROM b"), "3|3x");
+        assert_eq!(server.run(database, "SELECT n, t FROM b"), "3|3");
     }
 }
 
