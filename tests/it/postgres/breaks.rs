@@ -16,10 +16,10 @@ use crate::support::child::{Child, Task, after_mounting, listen, tell};
 use crate::support::names_in;
 use crate::support::postgres::Postgres;
 
-const ROWS: u64 = 200_000;
+const ROWS: u64 = 50_000;
 
-/// 4 MB on the wire.
-const MANY: &str = "CREATE TABLE t AS SELECT i, 'row ' || i AS s FROM generate_series(1, 200000) i";
+/// 1 MB on the wire.
+const MANY: &str = "CREATE TABLE t AS SELECT i, 'row ' || i AS s FROM generate_series(1, 50000) i";
 
 fn stage_of(role: &str) -> PostgresImportStage {
     match role {
@@ -233,7 +233,7 @@ fn import_whose_connection_breaks_leaves_no_file() {
     server.run("broken", MANY);
     let folder = tempfile::tempdir().unwrap();
     // While it connects, as it reads the schema, the rows, and the rows for the second time.
-    for bytes in [10, 1_500, 1_000_000, 6_000_000] {
+    for bytes in [10, 1_500, 250_000, 1_500_000] {
         let proxy = Proxy::start(server.file(".s.PGSQL.5432"), Cut::FromServer(bytes));
         let import = Store::import_from_postgres(&proxy.url("broken"), folder.path().join("app.db"));
         let error = import.run().unwrap_err();
@@ -254,16 +254,16 @@ fn export_whose_connection_breaks_leaves_nothing_or_says_that_it_is_unknown() {
         .write(|tx| {
             tx.execute_batch(
                 "CREATE TABLE t(id INTEGER PRIMARY KEY, s TEXT);
-                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)
                  INSERT INTO t SELECT i, 'row ' || i FROM n",
             )
         })
         .unwrap();
     let cuts = [
         (Cut::FromClient(300), Some(false)),
-        (Cut::FromClient(1_000_000), Some(false)),
+        (Cut::FromClient(500_000), Some(false)),
         // As both sides are compared.
-        (Cut::FromServer(1_000_000), Some(false)),
+        (Cut::FromServer(500_000), Some(false)),
         (Cut::BeforeCommit, None),
         (Cut::AfterCommit, Some(true)),
     ];
