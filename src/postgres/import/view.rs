@@ -27,6 +27,15 @@ pub(super) struct RelationColumn {
 }
 
 impl RelationColumn {
+    /// The kind of its values in an expression.
+    fn operand(&self) -> Option<Kind> {
+        if self.is_enum {
+            Some(Kind::AsText)
+        } else {
+            self.kind.clone()
+        }
+    }
+
     /// Whether the values are told apart as PostgreSQL does.
     fn is_comparable(&self) -> bool {
         self.is_enum || self.kind.as_ref().is_some_and(is_comparable)
@@ -68,6 +77,11 @@ impl Names<'_> {
             (Some(_), Some(_)) => None,
             (None, _) => self.outer?.find(of, name),
         }
+    }
+
+    fn operand(&self, of: Option<&str>, name: &str) -> Option<(Kind, String)> {
+        let (column, sql) = self.find(of, name)?;
+        Some((column.operand()?, sql))
     }
 
     fn cte(&self, name: &str) -> Option<&Relation> {
@@ -224,25 +238,16 @@ impl Views<'_> {
             None => String::new(),
         };
         let names = names;
-        let column = |of: Option<&str>, name: &str| {
-            let (column, sql) = names.find(of, name)?;
-            let kind = if column.is_enum {
-                Kind::AsText
-            } else {
-                column.kind.clone()?
-            };
-            Some((kind, sql))
-        };
+        let column = |of: Option<&str>, name: &str| names.operand(of, name);
         let query = |tokens: &[Token], has_value: bool| {
             let (sql, columns) = self.query(tokens, Some(&names))?;
             if !has_value {
                 return Ok((sql, Vec::new()));
             }
-            let kind = |column: &RelationColumn| match column.is_enum {
-                true => Some(Kind::AsText),
-                false => column.kind.clone().filter(is_comparable),
-            };
-            let kinds: Option<Vec<Kind>> = columns.iter().map(kind).collect();
+            let kinds = columns
+                .iter()
+                .map(|column| column.operand().filter(|_| column.is_comparable()));
+            let kinds: Option<Vec<Kind>> = kinds.collect();
             let kinds = kinds.ok_or("a query inside it has values that are compared otherwise here")?;
             Ok((sql, kinds))
         };
@@ -371,15 +376,7 @@ impl Views<'_> {
     }
 
     fn condition(&self, tokens: &[Token], names: &Names<'_>) -> Result<String, String> {
-        let column = |of: Option<&str>, name: &str| {
-            let (column, sql) = names.find(of, name)?;
-            let kind = if column.is_enum {
-                Kind::AsText
-            } else {
-                column.kind.clone()?
-            };
-            Some((kind, sql))
-        };
+        let column = |of: Option<&str>, name: &str| names.operand(of, name);
         let scope = Scope {
             column: &column,
             kind: self.kind,
