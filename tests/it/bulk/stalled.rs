@@ -4,10 +4,9 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use larder::{Alert, AlertKind, Durability, Error, Options, ReplicaOptions, Store};
+use larder::{Alert, AlertKind, Error, Options, Store};
 
-use crate::support::child::{Child, PATIENCE, Task, tell};
-use crate::support::outage::Outage;
+use crate::support::child::{Child, Task, tell};
 use crate::support::{count, hanging_disk, until};
 
 fn open(path: &Path) -> Store {
@@ -121,8 +120,14 @@ fn job_that_waits_for_another_write_is_named() {
 }
 
 /// A slice that is committed does not wait for the writer.
+#[cfg(feature = "replicate")]
 #[test]
 fn job_that_waits_for_the_replica_is_named() {
+    use larder::{Durability, ReplicaOptions};
+
+    use crate::support::child::PATIENCE;
+    use crate::support::outage::Outage;
+
     let folder = tempfile::tempdir().unwrap();
     let replica = folder.path().join("replica");
     let to = ReplicaOptions::to(replica.to_str().unwrap())
