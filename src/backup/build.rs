@@ -203,11 +203,14 @@ fn rows(private: &Private, reporter: &ProgressReporter<BackupProgress>) -> Build
 
 /// The check of the foreign keys on a thread of its own, which is to stop once this is dropped.
 struct Keys<'scope> {
-    thread: Option<ScopedJoinHandle<'scope, BuildResult<CheckReport>>>,
+    thread: ScopedJoinHandle<'scope, BuildResult<CheckReport>>,
     /// Closed when the thread ends.
     ended: Receiver<()>,
-    over: Arc<AtomicBool>,
+    over: Over,
 }
+
+/// Set once it is dropped.
+struct Over(Arc<AtomicBool>);
 
 impl<'scope> Keys<'scope> {
     /// `None` if there is no connection or no thread for it.
@@ -223,23 +226,23 @@ impl<'scope> Keys<'scope> {
             checked
         };
         let thread = thread::Builder::new().name("larder-keys".into());
-        let thread = Some(thread.spawn_scoped(scope, work).ok()?);
+        let thread = thread.spawn_scoped(scope, work).ok()?;
+        let over = Over(over);
         Some(Self { thread, ended, over })
     }
 
     /// Waits for the thread, and adds what it has found.
-    fn join(mut self, report: &mut CheckReport, reporter: &ProgressReporter<BackupProgress>) -> BuildResult<()> {
+    fn join(self, report: &mut CheckReport, reporter: &ProgressReporter<BackupProgress>) -> BuildResult<()> {
         while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(CALLBACK_INTERVAL) {
-            self.over.fetch_or(reporter.poll().is_break(), Relaxed);
+            self.over.0.fetch_or(reporter.poll().is_break(), Relaxed);
         }
-        let thread = self.thread.take().expect("it is joined once");
-        report.add_keys(thread.join().unwrap_or_else(|payload| resume_unwind(payload))?);
+        report.add_keys(self.thread.join().unwrap_or_else(|payload| resume_unwind(payload))?);
         Ok(())
     }
 }
 
-impl Drop for Keys<'_> {
+impl Drop for Over {
     fn drop(&mut self) {
-        self.over.store(true, Relaxed);
+        self.0.store(true, Relaxed);
     }
 }

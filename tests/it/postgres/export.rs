@@ -1,11 +1,12 @@
 //! Exports to a real server.
 
 use std::ops::ControlFlow;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::params;
-use larder::{Error, ExportStage, OnMisfit, Options, Outcome, PgType, Store};
+use larder::{Error, ExportStage, ExportToPostgres, OnMisfit, Options, Outcome, PgType, Store};
 use sha2::{Digest, Sha256};
 
 use crate::support::child::{Child, PATIENCE, Task, listen, tell};
@@ -329,15 +330,16 @@ fn many_rows(path: &std::path::Path) -> Store {
     store
 }
 
-/// Runs an export that waits before its first row until `interrupt` was called, and returns its error.
-fn interrupted(store: &Store, url: &str, interrupt: impl FnOnce()) -> Error {
-    let (copying, is_copying) = std::sync::mpsc::channel();
-    let (go, goes) = std::sync::mpsc::channel::<()>();
+/// Runs an export that waits until `interrupt` was called once it has sent that many rows, and returns its error.
+pub(super) fn interrupted(export: ExportToPostgres<'_>, rows: u64, interrupt: impl FnOnce()) -> Error {
+    let (copying, is_copying) = channel();
+    let (go, goes) = channel::<()>();
     thread::scope(|scope| {
-        let export = scope.spawn(|| {
+        let export = scope.spawn(move || {
             let mut waits = true;
-            let export = store.export_to_postgres(url).progress(move |progress| {
-                if progress.stage == ExportStage::Copy && std::mem::take(&mut waits) {
+            let export = export.progress(move |progress| {
+                let is_there = progress.stage == ExportStage::Copy && progress.rows >= rows;
+                if is_there && std::mem::take(&mut waits) {
                     copying.send(()).unwrap();
                     // The other side may be gone, if its assertion has failed.
                     let _ = goes.recv();
@@ -359,7 +361,7 @@ fn server_that_stops_in_the_middle_has_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = many_rows(&folder.path().join("app.db"));
     let url = server.database("stopped");
-    let error = interrupted(&store, &url, || server.stop_at_once());
+    let error = interrupted(store.export_to_postgres(&url), 0, || server.stop_at_once());
     assert!(matches!(error, Error::Postgres { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::RolledBack);
     server.start_again();
@@ -373,7 +375,9 @@ fn broken_connection_leaves_nothing_and_can_be_tried_again() {
     let store = many_rows(&folder.path().join("app.db"));
     let url = server.database("broken");
     let end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name = 'larder'";
-    let error = interrupted(&store, &url, || assert_eq!(server.run("broken", end), "t"));
+    let error = interrupted(store.export_to_postgres(&url), 0, || {
+        assert_eq!(server.run("broken", end), "t")
+    });
     assert!(
         error.is_retryable() && error.outcome() == Outcome::RolledBack,
         "{error}"

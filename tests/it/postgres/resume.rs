@@ -6,12 +6,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
-use std::thread;
 
 use larder::{Error, ExportReport, ExportStage, ExportToPostgres, OnMisfit, Outcome, Store};
 use sha2::{Digest, Sha256};
 
+use super::export::interrupted;
 use crate::support::child::{Child, Task, listen, tell};
 use crate::support::postgres::Postgres;
 
@@ -291,38 +290,13 @@ fn export_waits_for_the_lock_of_another_one() {
     is_whole(&server, "locked");
 }
 
-/// Runs an export that waits at the start of the table `b` until `interrupt` was called, and returns its error.
-fn interrupted(store: &Store, url: &str, interrupt: impl FnOnce()) -> Error {
-    let (copying, is_copying) = channel();
-    let (go, goes) = channel::<()>();
-    thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let mut waits = true;
-            let export = export(store, url).progress(move |progress| {
-                let is_there = progress.stage == ExportStage::Copy && progress.rows >= ROWS;
-                if is_there && std::mem::take(&mut waits) {
-                    copying.send(()).unwrap();
-                    // The other side may be gone, if its assertion has failed.
-                    let _ = goes.recv();
-                }
-                ControlFlow::Continue(())
-            });
-            export.run().unwrap_err()
-        });
-        is_copying.recv().unwrap();
-        interrupt();
-        go.send(()).unwrap();
-        thread.join().unwrap()
-    })
-}
-
 #[test]
 fn server_that_stops_in_the_middle_keeps_complete_tables() {
     let Some(mut server) = Postgres::start() else { return };
     let folder = tempfile::tempdir().unwrap();
     let store = store(&folder.path().join("app.db"));
     let url = server.database("stopped");
-    let error = interrupted(&store, &url, || server.stop_at_once());
+    let error = interrupted(export(&store, &url), ROWS, || server.stop_at_once());
     assert!(matches!(error, Error::Postgres { .. }), "{error}");
     assert_eq!(error.outcome(), Outcome::RolledBack);
     server.start_again();
@@ -340,7 +314,9 @@ fn broken_connection_keeps_complete_tables() {
     let store = store(&folder.path().join("app.db"));
     let url = server.database("broken");
     let end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name = 'larder'";
-    let error = interrupted(&store, &url, || assert_eq!(server.run("broken", end), "t"));
+    let error = interrupted(export(&store, &url), ROWS, || {
+        assert_eq!(server.run("broken", end), "t")
+    });
     assert!(
         error.is_retryable() && error.outcome() == Outcome::RolledBack,
         "{error}"
