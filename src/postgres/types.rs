@@ -9,6 +9,7 @@ use std::ops::Range;
 use rusqlite::types::ValueRef;
 
 use super::canonical::{Microseconds, Value};
+use super::json::{self, JsonError};
 
 /// A type of PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,8 +43,8 @@ pub enum PgType {
     Timestamptz,
     /// `uuid`: 16 bytes, or the text in lower case.
     Uuid,
-    /// `json`, which keeps its text. `jsonb` does not, so alter the column after the export. Any text counts as fitting: the
-    /// server finds broken JSON during the copy, and the export fails, unless the column has `CHECK (json_valid(x))`.
+    /// `json`: text that is JSON, which keeps its form. `jsonb` does not keep it, so alter the column after the export. A note
+    /// of the report has the values that `jsonb` would refuse. JSON deeper than 6,400 levels does not fit.
     Json,
 }
 
@@ -136,6 +137,10 @@ pub(crate) enum Misfit {
     Utf8,
     /// The text is not written as the type asks for.
     Form,
+    /// The text is no JSON.
+    Json,
+    /// The text is JSON with more levels than a server reads.
+    Depth,
 }
 
 impl Misfit {
@@ -147,6 +152,8 @@ impl Misfit {
             Misfit::Nul => "text with U+0000",
             Misfit::Utf8 => "text that is not UTF-8",
             Misfit::Form => "text in another form",
+            Misfit::Json => "text that is no JSON",
+            Misfit::Depth => "JSON of more than 6400 levels",
         }
     }
 }
@@ -204,7 +211,11 @@ fn of_text(text: &str, kind: PgType, class: impl Fn() -> Misfit) -> Result<Value
     match kind {
         PgType::Text | PgType::Json if text.contains('\0') => Err(Misfit::Nul),
         PgType::Text => Ok(Value::Text(text.into())),
-        PgType::Json => Ok(Value::Json(text.into())),
+        PgType::Json => match json::read(text) {
+            Ok(_) => Ok(Value::Json(text.into())),
+            Err(JsonError::Syntax) => Err(Misfit::Json),
+            Err(JsonError::Depth) => Err(Misfit::Depth),
+        },
         PgType::Numeric => form(is_numeric(text).then(|| Value::Numeric(text.to_owned()))),
         PgType::Date if text == "infinity" => Ok(Value::Date(i32::MAX)),
         PgType::Date if text == "-infinity" => Ok(Value::Date(i32::MIN)),
@@ -393,7 +404,7 @@ pub(crate) fn append(value: ValueRef<'_>, kind: PgType, is_checked: bool, out: &
         (PgType::Float8, ValueRef::Real(number)) => fixed(out, number.to_be_bytes()),
         (PgType::Bytea, ValueRef::Blob(bytes)) => sized(out, bytes),
         (PgType::Text | PgType::Json, ValueRef::Text(bytes)) if is_checked => sized(out, bytes),
-        (PgType::Text | PgType::Json, ValueRef::Text(bytes)) => {
+        (PgType::Text, ValueRef::Text(bytes)) => {
             let text = std::str::from_utf8(bytes).map_err(|_| Misfit::Utf8)?;
             if text.contains('\0') {
                 return Err(Misfit::Nul);

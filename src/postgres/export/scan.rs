@@ -9,6 +9,7 @@ use super::schema::{self, Column, Table};
 use super::{ExportMisfit, ExportNote, ExportStage, ExportToPostgres, OnMisfit, expression};
 use crate::error::Result;
 use crate::postgres::canonical::Value;
+use crate::postgres::json::{self, OnlyJson};
 use crate::postgres::types::{Misfit, NULL, PgType, append, append_field, check, fit};
 use crate::postgres::url::Server;
 
@@ -33,6 +34,9 @@ impl ExportToPostgres<'_> {
                 asked.is_some()
             })
             .collect();
+        let mut json: Vec<Option<JsonSeen>> = (0..table.columns.len())
+            .map(|at| self.is_json(table, at).then(JsonSeen::default))
+            .collect();
         let (mut rows, mut found, mut again) = (0, Found::new(), false);
         each(conn, &table.select(false), |row| {
             rows += 1;
@@ -43,6 +47,9 @@ impl ExportToPostgres<'_> {
                     let kind = kind_of(&table.columns[at].declared, &seen.classes);
                     again |= had_values && kind != table.columns[at].kind;
                     table.columns[at].kind = kind;
+                }
+                if let (Some(json), ValueRef::Text(text)) = (&mut json[at], value) {
+                    json.add(text, row.rowid());
                 }
                 if let Err(misfit) = table.check(at, value) {
                     found.entry((at, misfit)).or_insert((0, row.rowid())).0 += 1;
@@ -58,7 +65,7 @@ impl ExportToPostgres<'_> {
             let kind = column.kind;
             // All values fit a type that is inferred.
             let inferred = match is_asked[at] {
-                false if self.infers => inferred(table, column, kind, seen),
+                false if self.infers => inferred(table, column, kind, seen, json[at].as_ref()),
                 _ => None,
             };
             if let Some((kind, reason)) = inferred {
@@ -76,7 +83,11 @@ impl ExportToPostgres<'_> {
                     instead: "integers and real numbers are all double precision: 1 is 1.0".into(),
                 });
             }
-            table.columns[at].kind = inferred.map_or(kind, |(kind, _)| kind);
+            let kind = inferred.map_or(kind, |(kind, _)| kind);
+            if let (PgType::Json, Some(json)) = (kind, &json[at]) {
+                notes.extend(json.notes(&format!("column {}.{}", table.name, column.name)));
+            }
+            table.columns[at].kind = kind;
             table.columns[at].is_mixed = texts && blobs;
         }
         let types = &self.types;
@@ -124,6 +135,15 @@ impl ExportToPostgres<'_> {
             table.columns.iter_mut().for_each(|column| column.generated = None);
         }
         Ok((rows, misfits, fatal))
+    }
+
+    /// Whether the text of a column is looked at as JSON: the type is asked for, or may be inferred.
+    fn is_json(&self, table: &Table, at: usize) -> bool {
+        let column = &table.columns[at];
+        match self.types.get(&(table.name.clone(), column.name.clone())) {
+            Some(kind) => *kind == PgType::Json,
+            None => self.infers && says(table, column, PgType::Json),
+        }
     }
 
     /// Counts the values that do not fit.
@@ -269,17 +289,66 @@ impl Seen {
     }
 }
 
+/// What was seen of a column of JSON.
+struct JsonSeen {
+    /// Whether all text was.
+    fits: bool,
+    /// Values that `jsonb` refuses: their number, and the first rowid.
+    only_json: BTreeMap<OnlyJson, (u64, Option<i64>)>,
+}
+
+impl Default for JsonSeen {
+    fn default() -> Self {
+        Self {
+            fits: true,
+            only_json: BTreeMap::new(),
+        }
+    }
+}
+
+impl JsonSeen {
+    fn add(&mut self, text: &[u8], rowid: Option<i64>) {
+        match std::str::from_utf8(text).map(json::read) {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(reason))) => self.only_json.entry(reason).or_insert((0, rowid)).0 += 1,
+            _ => self.fits = false,
+        }
+    }
+
+    fn notes(&self, object: &str) -> Vec<ExportNote> {
+        let note = |(reason, (count, first)): (&OnlyJson, &(u64, Option<i64>))| {
+            let first = first.map_or(String::new(), |rowid| format!(", first in row {rowid}"));
+            ExportNote {
+                sql: None,
+                object: object.to_owned(),
+                instead: format!(
+                    "{count} values {}{first}: json takes them, and jsonb does not",
+                    reason.reason()
+                ),
+            }
+        };
+        self.only_json.iter().map(note).collect()
+    }
+}
+
+/// Whether a CHECK allows values of a type alone.
+fn says(table: &Table, column: &Column, kind: PgType) -> bool {
+    let mut as_kind = column.clone();
+    as_kind.kind = kind;
+    let of_column = std::slice::from_ref(&as_kind);
+    let mut checks = table.checks.iter();
+    checks.any(|check| expression::is_implied(check, of_column))
+}
+
 /// A narrower type that all values fit, and the reason.
-fn inferred(table: &Table, column: &Column, kind: PgType, seen: &Seen) -> Option<(PgType, &'static str)> {
-    let says = |kind: PgType| {
-        let mut as_kind = column.clone();
-        as_kind.kind = kind;
-        let of_column = std::slice::from_ref(&as_kind);
-        table
-            .checks
-            .iter()
-            .any(|check| expression::is_implied(check, of_column))
-    };
+fn inferred(
+    table: &Table,
+    column: &Column,
+    kind: PgType,
+    seen: &Seen,
+    json: Option<&JsonSeen>,
+) -> Option<(PgType, &'static str)> {
+    let says = |kind: PgType| says(table, column, kind);
     if kind == PgType::Int8 && says(PgType::Bool) && seen.is_bool && seen.classes[2..] == [false; 3] {
         return Some((PgType::Bool, "a CHECK allows 0 and 1 alone"));
     }
@@ -290,11 +359,10 @@ fn inferred(table: &Table, column: &Column, kind: PgType, seen: &Seen) -> Option
     let in_index = |index: &schema::Index| index.columns.iter().any(|(column, ..)| *column == at);
     // The server has no order of json, so no key or index either.
     let in_key = table.key.iter().any(|key| Some(*key) == at) || table.indexes.iter().any(in_index);
-    if says(PgType::Json) && in_key {
-        return None;
-    }
-    if says(PgType::Json) {
-        return Some((PgType::Json, "a CHECK allows JSON alone"));
+    if let Some(json) = json {
+        // A value that broke the CHECK before it was there, or that SQLite alone reads.
+        let fits = json.fits && !in_key;
+        return fits.then_some((PgType::Json, "a CHECK allows JSON alone"));
     }
     // Two texts may be one instant: in a key, the second one would be a duplicate. A foreign key has the type of its parent.
     let is_unique = |index: &schema::Index| index.is_unique && in_index(index);

@@ -4,6 +4,7 @@ pub(crate) mod breaks;
 mod dumps;
 pub(crate) mod export;
 mod import;
+mod json;
 pub(crate) mod large;
 mod losses;
 mod plan;
