@@ -560,10 +560,10 @@ pub enum Error {
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
 
-    /// A restore failed, or an import from PostgreSQL at its new file. The target is unchanged.
+    /// A restore failed. The target is unchanged.
     #[error("restoring {} to {} failed: {problem}{}", from.display(), to.display(), after_colon(detail))]
     Restore {
-        /// The backup, the URL of a replica, or the source of an import from PostgreSQL.
+        /// The backup, or the URL of a replica.
         from: PathBuf,
         /// The database that was to be created.
         to: PathBuf,

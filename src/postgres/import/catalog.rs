@@ -105,6 +105,31 @@ pub(super) const QUERIES: &[&str] = &[
     "SELECT format('CREATE FOREIGN TABLE %I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'f'",
     "SELECT format('CREATE PUBLICATION %I', pubname) FROM pg_catalog.pg_publication",
+    "SELECT format('CREATE SUBSCRIPTION %I', s.subname) FROM pg_catalog.pg_subscription s \
+         JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE d.datname = pg_catalog.current_database()",
+    "SELECT format('CREATE EVENT TRIGGER %I', evtname) FROM pg_catalog.pg_event_trigger t \
+     WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.objid = t.oid AND x.deptype = 'e')",
+    "SELECT format('CREATE SERVER %I', srvname) FROM pg_catalog.pg_foreign_server",
+    "SELECT format('CREATE STATISTICS %I.%I', n.nspname, s.stxname) FROM pg_catalog.pg_statistic_ext s \
+         JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace",
+    "SELECT format('CREATE COLLATION %I.%I', n.nspname, l.collname) FROM pg_catalog.pg_collation l \
+         JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace WHERE n.nspname !~ '^pg_' \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.objid = l.oid AND x.deptype = 'e')",
+    "SELECT format('CREATE OPERATOR %I', n.nspname) FROM pg_catalog.pg_operator o \
+         JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace WHERE n.nspname !~ '^pg_' \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.objid = o.oid AND x.deptype = 'e') LIMIT 1",
+    "SELECT 'CREATE CAST' FROM pg_catalog.pg_cast c WHERE c.oid >= 16384 \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.objid = c.oid AND x.deptype = 'e') LIMIT 1",
+    "SELECT format('CREATE TEXT SEARCH %I', c.cfgname) FROM pg_catalog.pg_ts_config c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.cfgnamespace WHERE n.nspname !~ '^pg_' \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.objid = c.oid AND x.deptype = 'e')",
+    // Rights that differ from the defaults.
+    "SELECT 'GRANT' WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE oid >= 16384 AND relacl IS NOT NULL) \
+         OR EXISTS (SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid >= 16384 AND attacl IS NOT NULL) \
+         OR EXISTS (SELECT 1 FROM pg_catalog.pg_proc WHERE oid >= 16384 AND proacl IS NOT NULL) \
+         OR EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE oid >= 16384 AND nspacl IS NOT NULL) \
+         OR EXISTS (SELECT 1 FROM pg_catalog.pg_default_acl)",
+    "SELECT 'SECURITY LABEL' FROM pg_catalog.pg_seclabel LIMIT 1",
     "SELECT 'SELECT pg_catalog.lo_create(0)' FROM pg_catalog.pg_largeobject_metadata LIMIT 1",
     // Comments.
     "SELECT CASE d.objsubid WHEN 0 THEN format('COMMENT ON TABLE %I.%I IS %L', n.nspname, c.relname, d.description) \

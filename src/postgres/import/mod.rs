@@ -260,8 +260,7 @@ impl PostgresImport {
     ///
     /// - [`Error::Postgres`]: the server or the dump cannot be read, it has no table of [`skip_table`](Self::skip_table),
     ///   the migrations lack a table or a column, a value has no place in SQLite (the error names its table and column), a
-    ///   row violates a foreign key, or a row in the file differs from the source.
-    /// - [`Error::Restore`]: the file cannot be made at `to`.
+    ///   row violates a foreign key, a row in the file differs from the source, or the file cannot be made at `to`.
     /// - [`Error::Options`]: the URL cannot be read, there are migrations without [`data_only`](Self::data_only) or it is
     ///   set without them, or a value is out of range.
     /// - [`Error::Cancelled`]: by [`progress`](Self::progress).
@@ -312,7 +311,7 @@ impl PostgresImport {
         into::skip(&mut model, &skipped, !data_only).map_err(|problem| failed(source.name(), problem))?;
         let mut plan = schema::plan(&model, rules);
         into::leave_out(&model, &mut plan, &skipped);
-        let build = Build::begin(source.name(), &to)?;
+        let build = Build::begin(source.name(), &to).map_err(at_target)?;
         let options = options
             .create(true)
             .read_only(false)
@@ -335,7 +334,7 @@ impl PostgresImport {
                 format!("the new database was not closed as a whole: {reason}"),
             ));
         }
-        let path = build.finish()?;
+        let path = build.finish().map_err(at_target)?;
         let (views, notes) = load.into_views_and_notes();
         Ok(PostgresImportReport {
             path,
@@ -357,6 +356,30 @@ impl std::fmt::Debug for PostgresImport {
             .field("data_only", &self.data_only)
             .field("skipped", &self.skipped)
             .finish_non_exhaustive()
+    }
+}
+
+/// An import that fails at its file is no restore.
+fn at_target(error: Error) -> Error {
+    match error {
+        Error::Restore {
+            from,
+            to,
+            problem,
+            detail,
+            source,
+        } => Error::Postgres {
+            what: format!(
+                "importing to {} failed: {problem}{}",
+                to.display(),
+                detail.map_or(String::new(), |detail| format!(": {detail}"))
+            ),
+            server: from.display().to_string(),
+            outcome: Outcome::RolledBack,
+            retryable: false,
+            source,
+        },
+        error => error,
     }
 }
 

@@ -165,6 +165,8 @@ const OTHERS: &[(&[&str], &str)] = &[
     (&["collation"], "collation"),
     (&["cast"], "cast"),
     (&["server"], "foreign server"),
+    (&["text", "search", "configuration"], "text search object"),
+    (&["text", "search", "dictionary"], "text search object"),
     (&["text", "search"], "text search object"),
 ];
 

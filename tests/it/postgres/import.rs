@@ -343,7 +343,9 @@ fn failed_imports_leave_nothing() {
     // A file that is there stays.
     fs::write(place.file("a.db"), "mine").unwrap();
     let error = Store::import_from_postgres(&url, place.file("a.db")).run().unwrap_err();
-    assert!(matches!(error, Error::Restore { .. }), "{error:?}");
+    assert!(matches!(error, Error::Postgres { .. }), "{error:?}");
+    let wanted = format!("importing to {} failed", place.file("a.db").display());
+    assert!(error.to_string().contains(&wanted), "{error}");
     assert_eq!(fs::read_to_string(place.file("a.db")).unwrap(), "mine");
     server.stop_at_once();
     let error = Options::new()
