@@ -6,7 +6,7 @@ use larder::{ExportProgress, ExportStage, ExportToPostgres, OnMisfit};
 use serde_json::Value;
 
 use crate::args::{ExportArgs, Misfits};
-use crate::failure::{Failure, Result, Verdict};
+use crate::failure::{Failure, Result, Verdict, with_flags};
 use crate::output::Output;
 
 pub(crate) fn export(args: &ExportArgs, output: &Output) -> Result<Verdict> {
@@ -44,7 +44,7 @@ pub(crate) fn export(args: &ExportArgs, output: &Output) -> Result<Verdict> {
                 .iter()
                 .try_for_each(|table| writeln!(to, "{};", table.create))?;
         }
-        write!(to, "{report}")
+        write!(to, "{}", with_flags(report.to_string()))
     })?;
     Ok(Verdict::of(!args.plan || report.misfits.is_empty()))
 }

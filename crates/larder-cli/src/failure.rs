@@ -181,6 +181,16 @@ const FLAGS: &[(&str, &str)] = &[
     ("Options::trusted_schema", "--trusted-schema"),
     ("Options::double_quoted_strings(true)", "--double-quoted-strings"),
     ("Options::double_quoted_strings", "--double-quoted-strings"),
+    (
+        "set Options::max_statements in the service, or give their texts by ExportToPostgres::statement",
+        "set Options::max_statements in the service, and give --statements FILE with the JSON of its Store::stats, a JSON \
+         list of texts, or SQL",
+    ),
+    (
+        "give the column another type by column_type, or set on_misfit",
+        "give the column another type by --type, or set --misfits",
+    ),
+    ("choose PostgresImport::nan", "give --nan"),
     ("or give another table", "or give another --table"),
     ("BulkCsv::create_table", "--create-table"),
     ("this job creates it", "this import creates it"),

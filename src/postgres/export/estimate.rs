@@ -8,9 +8,9 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::copy::{COPY_END, COPY_HEAD};
-use super::report::ExportEstimate;
 use super::scan::TableRow;
 use super::schema::{Schema, Table};
+use super::{ExportEstimate, ExportNote, ExportReport, ExportToPostgres, ExportedTable, session};
 use crate::connection::sql_text::quoted;
 use crate::error::{Outcome, Result};
 use crate::postgres::url::Server;
@@ -33,58 +33,82 @@ struct Sample {
     encoding: Duration,
 }
 
-/// The estimate for tables of so many rows, whose reading took `scan`. With a client, the samples are
-/// written to tables in a schema of their own, with keys and indexes, read back, and rolled back.
-pub(super) fn estimate(
-    conn: &Connection,
-    schema: &Schema,
-    rows: &[u64],
-    scan: Duration,
-    server: &Server,
-    client: Option<&mut Client>,
-) -> Result<ExportEstimate> {
-    let mut estimate = ExportEstimate {
-        sample_rows: 0,
-        sample_bytes: 0,
-        bytes: 0,
-        // The scan, the copy and the comparison read each row.
-        here: scan * 3,
-        server: None,
-    };
-    let mut probe = client.map(|client| Probe::begin(server, client)).transpose()?;
-    for (table, rows) in schema.tables.iter().zip(rows) {
-        let sample = Sample::take(conn, server, table)?;
-        let factor = *rows as f64 / sample.rows.max(1) as f64;
-        let sent = sample.copy.len() - COPY_HEAD.len() - COPY_END.len();
-        estimate.sample_rows += sample.rows;
-        estimate.sample_bytes += sent as u64;
-        estimate.bytes += (sent as f64 * factor) as u64;
-        estimate.here += sample.encoding.mul_f64(factor);
-        if let Some(probe) = &mut probe {
-            let time = probe.send(table, &sample)?.mul_f64(factor);
-            *estimate.server.get_or_insert_default() += time;
+impl ExportToPostgres<'_> {
+    /// Estimates how long an export would take, if reading all rows took `scan`. With [`ExportToPostgres::probe`], the samples
+    /// are written to tables in a schema of their own, with keys and indexes, read back, and rolled back.
+    pub(super) fn estimate(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        schema: &mut Schema,
+        report: &mut ExportReport,
+        scan: Duration,
+    ) -> Result<()> {
+        let mut estimate = ExportEstimate {
+            sample_rows: 0,
+            sample_bytes: 0,
+            bytes: 0,
+            // The scan, the copy and the comparison read each row.
+            here: scan * 3,
+            server: None,
+        };
+        let mut client = self.probes.then(|| session::begin(server)).transpose()?;
+        let probe = client.as_mut().map(|client| Probe::begin(self, server, client));
+        let mut probe = probe.transpose()?;
+        for (table, exported) in schema.tables.iter_mut().zip(&mut report.tables) {
+            if let Some(probe) = &mut probe {
+                probe.create(table, exported, &mut report.notes)?;
+            }
+            let sample = Sample::take(conn, server, table)?;
+            let factor = exported.rows as f64 / sample.rows.max(1) as f64;
+            let sent = sample.copy.len() - COPY_HEAD.len() - COPY_END.len();
+            estimate.sample_rows += sample.rows;
+            estimate.sample_bytes += sent as u64;
+            estimate.bytes += (sent as f64 * factor) as u64;
+            estimate.here += sample.encoding.mul_f64(factor);
+            if let Some(probe) = &mut probe {
+                let time = probe.send(table, &sample)?.mul_f64(factor);
+                *estimate.server.get_or_insert_default() += time;
+            }
         }
+        probe.map_or(Ok(()), Probe::end)?;
+        report.estimate = Some(estimate);
+        Ok(())
     }
-    probe.map_or(Ok(()), Probe::end)?;
-    Ok(estimate)
 }
 
 /// A transaction that is rolled back.
 struct Probe<'c> {
+    export: &'c ExportToPostgres<'c>,
     server: &'c Server,
     tx: Transaction<'c>,
     schema: String,
 }
 
 impl<'c> Probe<'c> {
-    fn begin(server: &'c Server, client: &'c mut Client) -> Result<Self> {
+    fn begin(export: &'c ExportToPostgres<'c>, server: &'c Server, client: &'c mut Client) -> Result<Self> {
         let schema = format!("larder_probe_{:016x}", crate::runtime::random::number());
         let begun = client.transaction();
         let mut tx = begun.map_err(|error| server.error("BEGIN", error, Outcome::NotStarted))?;
         let what = "the schema of the probe, which needs the right CREATE on the database";
-        let created = tx.batch_execute(&format!("CREATE SCHEMA {}", quoted(&schema)));
-        created.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
-        Ok(Self { server, tx, schema })
+        export.execute(server, &mut tx, what, &format!("CREATE SCHEMA {}", quoted(&schema)))?;
+        Ok(Self {
+            export,
+            server,
+            tx,
+            schema,
+        })
+    }
+
+    /// Makes a table as the export would.
+    fn create(&mut self, table: &mut Table, exported: &mut ExportedTable, notes: &mut Vec<ExportNote>) -> Result<()> {
+        let Self {
+            export,
+            server,
+            tx,
+            schema,
+        } = self;
+        export.create(server, tx, table, schema, exported, notes)
     }
 
     /// Sends the rows, makes keys and indexes, reads the rows back, and gives the time of that.
@@ -92,7 +116,6 @@ impl<'c> Probe<'c> {
         let what = format!("the probe of table {}", table.name);
         let failed = |error| self.server.error(&what, error, Outcome::RolledBack);
         let broken = |error| self.server.broken(&what, error);
-        self.tx.batch_execute(&table.create(&self.schema)).map_err(failed)?;
         let began = Instant::now();
         let mut writer = self.tx.copy_in(&table.copy_in(&self.schema, true)).map_err(failed)?;
         writer.write_all(&sample.copy).map_err(broken)?;
@@ -100,13 +123,8 @@ impl<'c> Probe<'c> {
         let indexes = table.indexes.iter().filter(|index| !index.is_constraint);
         let indexes = indexes.filter_map(|index| table.index(index, &self.schema));
         for statement in table.keys(&self.schema).into_iter().chain(indexes) {
-            let mut savepoint = self.tx.transaction().map_err(failed)?;
-            match savepoint.batch_execute(&statement) {
-                Ok(()) => savepoint.commit().map_err(failed)?,
-                // The export reports it.
-                Err(error) if error.as_db_error().is_some() => savepoint.rollback().map_err(failed)?,
-                Err(error) => return Err(failed(error)),
-            }
+            // The export reports what the server refuses.
+            let _ = self.export.in_savepoint(self.server, &mut self.tx, &what, &statement)?;
         }
         let mut reader = self.tx.copy_out(&table.copy_out(&self.schema)).map_err(failed)?;
         let mut buffer = vec![0; 64 * 1024];

@@ -14,6 +14,7 @@
 //! copy.rs        the rows by binary COPY
 //! compare.rs     reads both sides inside the transaction that wrote them, row by row
 //! resume.rs      the same by one transaction for each table, and one at the end: it goes on where it was broken off
+//! session.rs     statements at the server, which a cancellation ends
 //! mod.rs         one transaction: the tables, the rows, keys, indexes, checks, foreign keys; COMMIT only if both sides are
 //!                the same
 //! ```
@@ -30,6 +31,7 @@ mod resume;
 mod rules;
 mod scan;
 mod schema;
+mod session;
 mod sql;
 mod statements;
 
@@ -47,6 +49,7 @@ pub use self::report::{
     ExportDifference, ExportEstimate, ExportMisfit, ExportNote, ExportReport, ExportStatement, ExportedTable,
 };
 use self::schema::{Column, Schema, Table};
+use self::session::commit;
 use super::events;
 use super::types::PgType;
 use super::url::{Server, on_a_thread};
@@ -59,18 +62,6 @@ use crate::telemetry::export::RunningExport;
 use crate::telemetry::stats::LastExport;
 
 const OPERATION: &str = "export";
-
-/// What the statements of an export take for granted.
-const SESSION: &str = "SET standard_conforming_strings = on; SET synchronize_seqscans = off; SET statement_timeout = 0; \
-     SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
-
-/// The same by settings that older servers do not know: since version 14, 14 and 17. Each is a statement of its own outside
-/// a transaction, so that a refusal changes nothing else.
-const SESSION_OF_NEW_SERVERS: [&str; 3] = [
-    "SET client_connection_check_interval = '2s'",
-    "SET idle_session_timeout = 0",
-    "SET transaction_timeout = 0",
-];
 
 /// How often the callback is called.
 const CALLBACK_INTERVAL: Duration = Duration::from_millis(100);
@@ -140,8 +131,7 @@ pub enum ExportStage {
     Scan,
     /// Writing the rows.
     Copy,
-    /// Making keys, indexes, checks and foreign keys. It has no rows: the callback is called at its start alone, and a
-    /// cancellation waits for its end.
+    /// Making keys, indexes, checks and foreign keys. It has no rows. A cancellation ends the statement of the server.
     Index,
     /// Reading both sides.
     Compare,
@@ -263,8 +253,7 @@ impl<'s> ExportToPostgres<'s> {
     /// Calls `f` at the start of each stage, before the rows of each table are written, and some ten times a second, on a
     /// thread of the export.
     /// `ControlFlow::Break(())` cancels the export, and the target is as it was. [`run`](Self::run) returns once the server
-    /// has rolled back. [`ExportStage::Index`] has the one call at its start and is not cancelled: its statements may take
-    /// minutes for large tables.
+    /// has rolled back.
     pub fn progress(mut self, mut f: impl FnMut(&ExportProgress) -> ControlFlow<()> + Send + 'static) -> Self {
         self.reporter = ProgressReporter::new(ExportProgress::at(ExportStage::Scan, 0));
         self.reporter.call(CALLBACK_INTERVAL, move |progress, elapsed| {
@@ -403,7 +392,7 @@ impl<'s> ExportToPostgres<'s> {
                 let left_out = later.filter(|(_, statement)| statement.is_none());
                 report.notes.extend(left_out.map(|(what, _)| untranslated(what)));
             }
-            self.plan(conn, server, &schema, &mut report, scan)?;
+            self.plan(conn, server, &mut schema, &mut report, scan)?;
             return Ok(report);
         }
         if fatal {
@@ -414,12 +403,7 @@ impl<'s> ExportToPostgres<'s> {
                 lines.join("; ")
             )));
         }
-        let mut client = server.connect()?;
-        let set = client.batch_execute(SESSION);
-        set.map_err(|error| server.error("the settings of the session", error, Outcome::NotStarted))?;
-        for set in SESSION_OF_NEW_SERVERS {
-            let _ = client.batch_execute(set);
-        }
+        let mut client = session::begin(server)?;
         if self.resumes {
             self.write_by_table(conn, server, &mut client, &mut schema, &mut report)?;
         } else {
@@ -434,7 +418,7 @@ impl<'s> ExportToPostgres<'s> {
         &self,
         conn: &Connection,
         server: &Server,
-        schema: &Schema,
+        schema: &mut Schema,
         report: &mut ExportReport,
         scan: Duration,
     ) -> Result<()> {
@@ -444,11 +428,7 @@ impl<'s> ExportToPostgres<'s> {
         let names = statements::Names::of(schema);
         (report.statements, report.statements_seen) = statements::look(&texts, &names);
         report.notes.extend(statements::parameters(&texts));
-        let rows: Vec<u64> = report.tables.iter().map(|table| table.rows).collect();
-        let mut client = self.probes.then(|| server.connect()).transpose()?;
-        let estimate = estimate::estimate(conn, schema, &rows, scan, server, client.as_mut())?;
-        report.estimate = Some(estimate);
-        Ok(())
+        self.estimate(conn, server, schema, report, scan)
     }
 
     /// Reports a stage at its start, so that a short one is seen too.
@@ -482,7 +462,14 @@ impl<'s> ExportToPostgres<'s> {
             tx.batch_execute(&create).map_err(|error| failed("the schema", error))?;
         }
         for (table, exported) in schema.tables.iter_mut().zip(&mut report.tables) {
-            self.create(server, &mut tx, table, exported, &mut report.notes)?;
+            self.create(
+                server,
+                &mut tx,
+                table,
+                self.working_schema(),
+                exported,
+                &mut report.notes,
+            )?;
         }
         self.make_quarantine(server, &mut tx, schema)?;
         let mut copied = 0;
@@ -498,7 +485,9 @@ impl<'s> ExportToPostgres<'s> {
         self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
         let mut compared = 0;
         self.enter(ExportStage::Compare)?;
-        self.compare_aside(conn, server, &mut tx, schema)?;
+        if !self.is_same_aside(conn, server, &mut tx, schema)? {
+            return Err(self.aside_differs(server));
+        }
         for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
             match self.compare(conn, server, &mut tx, table, &mut compared)? {
                 Compared::Same(sha256) => exported.sha256 = Some(sha256),
@@ -513,9 +502,8 @@ impl<'s> ExportToPostgres<'s> {
         let schema = self.working_schema();
         let analyze = format!("ANALYZE {}", table.qualified(schema));
         for statement in table.keys(schema).into_iter().chain([analyze]) {
-            let made = tx.batch_execute(&statement);
             let what = format!("the keys and statistics of table {}", table.name);
-            made.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
+            self.execute(server, tx, &what, &statement)?;
         }
         Ok(())
     }
@@ -534,7 +522,7 @@ impl<'s> ExportToPostgres<'s> {
         }
         for table in &schema.tables {
             for (what, statement) in self.later(schema, table) {
-                attempt(server, tx, &what, statement, notes)?;
+                self.attempt(server, tx, &what, statement, notes)?;
             }
         }
         Ok(())
@@ -551,30 +539,50 @@ impl<'s> ExportToPostgres<'s> {
         server: &Server,
         tx: &mut Transaction<'_>,
         table: &mut Table,
+        schema: &str,
         exported: &mut ExportedTable,
         notes: &mut Vec<ExportNote>,
     ) -> Result<()> {
-        let failed = |error| server.error(&format!("table {}", exported.name), error, Outcome::RolledBack);
-        match in_savepoint(tx, &table.create(self.working_schema())).map_err(failed)? {
-            None => Ok(()),
-            Some(error) if table.columns.iter().any(|column| column.generated.is_some()) => {
-                for column in table.columns.iter_mut().filter(|column| column.generated.is_some()) {
-                    column.generated = None;
-                    let reason = super::url::describe(&error);
-                    notes.push(ExportNote {
-                        sql: None,
-                        object: format!("column {}.{}", table.name, column.name),
-                        instead: format!(
-                            "an ordinary column with the values of now, since the server refused: {reason}"
-                        ),
-                    });
-                }
-                tx.batch_execute(&table.create(self.working_schema())).map_err(failed)?;
-                exported.create = table.create(&self.schema);
-                Ok(())
+        if let Some(error) = self.create_in(server, tx, table, schema)? {
+            let generated = table.columns.iter_mut().filter(|column| column.generated.is_some());
+            for column in generated {
+                column.generated = None;
+                notes.push(ExportNote {
+                    sql: None,
+                    object: format!("column {}.{}", table.name, column.name),
+                    instead: format!(
+                        "an ordinary column with the values of now, since the server refused: {}",
+                        super::url::describe(&error)
+                    ),
+                });
             }
-            Some(error) => Err(failed(error)),
+            exported.create = table.create(&self.schema);
         }
+        Ok(())
+    }
+
+    /// Makes a table in a schema. Without its generated columns, if the server refuses their expressions: returns its error.
+    fn create_in(
+        &self,
+        server: &Server,
+        tx: &mut Transaction<'_>,
+        table: &mut Table,
+        schema: &str,
+    ) -> Result<Option<postgres::Error>> {
+        let what = format!("table {}", table.name);
+        let Some(error) = self.in_savepoint(server, tx, &what, &table.create(schema))? else {
+            return Ok(None);
+        };
+        if table.columns.iter().all(|column| column.generated.is_none()) {
+            return Err(server.error(&what, error, Outcome::RolledBack));
+        }
+        let generated = table.columns.iter_mut().map(|column| column.generated.take());
+        let generated: Vec<_> = generated.collect();
+        let made = self.execute(server, tx, &what, &table.create(schema));
+        for (column, generated) in table.columns.iter_mut().zip(generated) {
+            column.generated = generated;
+        }
+        made.map(|()| Some(error))
     }
 
     /// Sets the sequence of an identity behind the greatest key that there is, or was under AUTOINCREMENT.
@@ -615,12 +623,8 @@ impl<'s> ExportToPostgres<'s> {
     /// The statements after the data whose failure loses no row: indexes, checks, foreign keys. `None` where there is no
     /// translation.
     fn later(&self, schema: &Schema, table: &Table) -> Vec<(String, Option<String>)> {
-        let mut all = Vec::new();
         let at = self.working_schema();
-        for index in table.indexes.iter().filter(|index| !index.is_constraint) {
-            all.push((format!("index {}", index.name), table.index(index, at)));
-        }
-        all.extend(table.nocase_keys(at).into_iter().map(|(what, sql)| (what, Some(sql))));
+        let mut all = self.indexes(table, at);
         let columns: Vec<&Column> = table.columns.iter().collect();
         for check in table
             .checks
@@ -641,6 +645,17 @@ impl<'s> ExportToPostgres<'s> {
         }
         all.extend(table.comments(at));
         all
+    }
+
+    /// The statements of the indexes that are no constraints, in a schema. `None` where there is no translation.
+    fn indexes(&self, table: &Table, schema: &str) -> Vec<(String, Option<String>)> {
+        let indexes = table.indexes.iter().filter(|index| !index.is_constraint);
+        let indexes = indexes.map(|index| (format!("index {}", index.name), table.index(index, schema)));
+        let of_keys = table
+            .nocase_keys(schema)
+            .into_iter()
+            .map(|(what, sql)| (what, Some(sql)));
+        indexes.chain(of_keys).collect()
     }
 
     /// Shows in the statistics how far it is.
@@ -694,72 +709,12 @@ impl ExportProgress {
     }
 }
 
-fn commit(server: &Server, mut tx: Transaction<'_>) -> Result<()> {
-    // COMMIT of a transaction that has failed rolls back, without an error. Any other statement gives one there.
-    let is_whole = tx.batch_execute("SELECT 1");
-    is_whole.map_err(|error| server.error("before COMMIT", error, Outcome::RolledBack))?;
-    // The server checks what is deferred here.
-    tx.commit().map_err(|error| {
-        let outcome = if error.as_db_error().is_some() {
-            Outcome::RolledBack
-        } else {
-            Outcome::Unknown
-        };
-        server.error("COMMIT", error, outcome)
-    })
-}
-
 /// A note about what has no translation.
 fn untranslated(object: String) -> ExportNote {
     ExportNote {
         sql: None,
         object,
         instead: "not made, because it may mean something else at the server: write it by hand".into(),
-    }
-}
-
-/// Runs a statement in a savepoint. What the server refuses is noted, and the export goes on.
-fn attempt(
-    server: &Server,
-    tx: &mut Transaction<'_>,
-    what: &str,
-    statement: Option<String>,
-    notes: &mut Vec<ExportNote>,
-) -> Result<()> {
-    let Some(statement) = statement else {
-        notes.push(untranslated(what.to_owned()));
-        return Ok(());
-    };
-    let refused = in_savepoint(tx, &statement);
-    let refused = refused.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
-    if let Some(error) = refused {
-        notes.push(ExportNote {
-            sql: None,
-            object: what.to_owned(),
-            instead: format!("not made, the server refused it: {}", super::url::describe(&error)),
-        });
-    }
-    Ok(())
-}
-
-/// Runs a statement in a savepoint, and returns the error by which the server refused it. The savepoint is released in
-/// that case too, which that of the driver is not: COPY with FREEZE needs a table that was made in the current
-/// subtransaction.
-fn in_savepoint(
-    tx: &mut Transaction<'_>,
-    statement: &str,
-) -> std::result::Result<Option<postgres::Error>, postgres::Error> {
-    tx.batch_execute("SAVEPOINT larder_table")?;
-    match tx.batch_execute(statement) {
-        Ok(()) => {
-            tx.batch_execute("RELEASE SAVEPOINT larder_table")?;
-            Ok(None)
-        }
-        Err(error) if error.as_db_error().is_some() => {
-            tx.batch_execute("ROLLBACK TO SAVEPOINT larder_table; RELEASE SAVEPOINT larder_table")?;
-            Ok(Some(error))
-        }
-        Err(error) => Err(error),
     }
 }
 

@@ -47,7 +47,12 @@ pub(super) fn notes(schema: &Schema, target: &str) -> Vec<ExportNote> {
                 .join("\n"),
         ),
     });
-    schema.others.iter().map(note).chain(unclear).collect()
+    let marks = schema.marks.iter().map(|(name, number)| ExportNote {
+        object: format!("PRAGMA {name} = {number}"),
+        instead: "not there: keep it in a table if the program reads it".to_owned(),
+        sql: None,
+    });
+    schema.others.iter().map(note).chain(unclear).chain(marks).collect()
 }
 
 fn listed(found: &[super::report::ExportDifference]) -> String {

@@ -13,7 +13,7 @@ use super::scan::{TableRow, each};
 use super::schema::{Column, Schema, Table};
 use super::{ExportStage, ExportToPostgres, OnMisfit};
 use crate::connection::sql_text::{quoted, string};
-use crate::error::{Outcome, Result};
+use crate::error::{Error, Outcome, Result};
 use crate::postgres::canonical::Value;
 use crate::postgres::types::{PgType, append_field};
 use crate::postgres::url::Server;
@@ -32,12 +32,11 @@ impl ExportToPostgres<'_> {
         if !schema.tables.iter().any(|table| self.sets_aside(table)) {
             return Ok(());
         }
-        let mut create = table().create(self.working_schema());
+        let mut create = create(self.working_schema());
         if self.staging.is_some() {
             create = create.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1);
         }
-        let made = tx.batch_execute(&create);
-        made.map_err(|error| server.error(&format!("table {NAME}"), error, Outcome::RolledBack))
+        self.execute(server, tx, &format!("table {NAME}"), &create)
     }
 
     /// Sends the rows of a table that are set aside: as SQL that puts them into it once their values are mended. They are read
@@ -65,13 +64,13 @@ impl ExportToPostgres<'_> {
     }
 
     /// Reads the rows back, and the store's once more.
-    pub(super) fn compare_aside(
+    pub(super) fn is_same_aside(
         &self,
         conn: &Connection,
         server: &Server,
         tx: &mut Transaction<'_>,
         schema: &Schema,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut here = Unordered::default();
         let tables = || schema.tables.iter().filter(|table| self.sets_aside(table));
         for table in tables() {
@@ -81,21 +80,26 @@ impl ExportToPostgres<'_> {
             })?;
         }
         if tables().next().is_none() {
-            return Ok(());
+            return Ok(true);
         }
         let what = format!("reading table {NAME} back");
         let table = table();
-        let reader = tx.copy_out(&table.copy_out(self.working_schema()));
-        let reader = reader.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
+        let reader = match tx.copy_out(&table.copy_out(self.working_schema())) {
+            // Another program has changed its columns.
+            Err(error) if error.as_db_error().is_some() => return Ok(false),
+            reader => reader.map_err(|error| server.error(&what, error, Outcome::RolledBack))?,
+        };
         let there =
             sum(reader, table.columns.len(), &AtomicBool::new(false)).map_err(|error| server.broken(&what, error))?;
-        if here.finish() != there.finish() {
-            return Err(server.failed(&format!(
-                "table {NAME} has other rows at the server; {}",
-                self.what_is_kept()
-            )));
-        }
-        Ok(())
+        Ok(here.finish() == there.finish())
+    }
+
+    /// The error of rows that were set aside and are others at the server.
+    pub(super) fn aside_differs(&self, server: &Server) -> Error {
+        server.failed(&format!(
+            "table {NAME} has other rows at the server; {}",
+            self.what_is_kept()
+        ))
     }
 
     /// Calls `f` with the rows that are set aside, as rows of a binary COPY.
@@ -144,6 +148,11 @@ pub(super) fn append_aside(table: &Table, row: &TableRow<'_>, out: &mut Vec<u8>)
     append_field(&Value::Text(reasons.join("; ").into()), PgType::Text, out);
     append_field(&Value::Text(statement.into()), PgType::Text, out);
     Ok(())
+}
+
+/// The statement that makes the table.
+pub(super) fn create(schema: &str) -> String {
+    table().create(schema)
 }
 
 fn table() -> Table {

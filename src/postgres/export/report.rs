@@ -198,7 +198,8 @@ impl fmt::Display for ExportReport {
             match self.statements_seen {
                 0 => writeln!(
                     f,
-                    "  no statement of the service was looked at: set max_statements in it, or give their texts"
+                    "  no statement of the service was looked at: set Options::max_statements in the service, or give their texts \
+                     by ExportToPostgres::statement"
                 )?,
                 seen => writeln!(
                     f,

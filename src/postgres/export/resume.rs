@@ -19,8 +19,9 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::compare::Compared;
-use super::schema::{MAX_NAME, Schema, Table, shortened};
-use super::{ExportNote, ExportReport, ExportStage, ExportToPostgres, ExportedTable, commit, quarantine};
+use super::schema::{Schema, Table, shortened};
+use super::session::commit;
+use super::{ExportNote, ExportReport, ExportStage, ExportToPostgres, ExportedTable, quarantine};
 use crate::connection::sql_text::{quoted, string};
 use crate::error::{Error, Outcome, Result};
 use crate::postgres::url::Server;
@@ -62,6 +63,16 @@ impl Made {
     }
 }
 
+/// How the last transaction ends.
+enum Completed {
+    /// The target has all tables.
+    Moved,
+    /// A table by its position, and what differs. The staging schema is as it was.
+    Differs(usize, String),
+    /// The rows that are set aside differ.
+    AsideDiffers,
+}
+
 /// The staging schema of an export to a schema.
 pub(super) fn staging(schema: &str) -> String {
     shortened(&format!("larder_export_{schema}"))
@@ -79,6 +90,7 @@ impl ExportToPostgres<'_> {
     ) -> Result<()> {
         self.lock(server, client)?;
         self.refuse_what_is_there(server, client, schema)?;
+        self.refuse_names_beside(server, client, schema)?;
         let made = self.staged(server, client, schema)?;
         let mut copied = 0;
         self.enter(ExportStage::Copy)?;
@@ -94,10 +106,18 @@ impl ExportToPostgres<'_> {
             }
             self.make(conn, server, client, table, exported, &mut copied, &mut report.notes)?;
         }
+        let mut is_aside_sent = false;
         loop {
             let notes = report.notes.len();
-            let Some((at, what)) = self.complete(conn, server, client, schema, report)? else {
-                return Ok(());
+            let (at, what) = match self.complete(conn, server, client, schema, report)? {
+                Completed::Moved => return Ok(()),
+                Completed::Differs(at, what) => (at, what),
+                Completed::AsideDiffers if is_aside_sent => return Err(self.aside_differs(server)),
+                Completed::AsideDiffers => {
+                    self.send_all_aside(conn, server, client, schema)?;
+                    is_aside_sent = true;
+                    continue;
+                }
             };
             let (table, exported) = (&mut schema.tables[at], &mut report.tables[at]);
             if !exported.resumed {
@@ -149,43 +169,57 @@ impl ExportToPostgres<'_> {
         if schema.tables.iter().any(|table| self.sets_aside(table)) {
             names.push(quarantine::NAME.to_owned());
         }
-        if self.resumes {
-            // They move with their tables, and keep their names. In one transaction, the server refuses an index alone.
-            names.extend(schema.tables.iter().flat_map(|table| self.names_beside(table)));
-        }
         let found = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE n.nspname::text = $1 AND c.relname::text = ANY($2) ORDER BY 1 LIMIT 1";
         let found = client.query_opt(found, &[&self.schema, &names]);
-        match found.map_err(failed)? {
-            Some(row) => {
-                let name: String = row.get(0);
-                let earlier = match self.resumes {
-                    true => {
-                        "if an earlier run ended with an unknown outcome, these are its tables, complete and compared; \
-                         otherwise "
-                    }
-                    false => "",
-                };
-                Err(server.failed(&format!(
-                    "the schema {} has {name} already: {earlier}export to another schema, or drop what is there",
-                    self.schema
-                )))
-            }
-            None => Ok(()),
-        }
+        found
+            .map_err(failed)?
+            .map_or(Ok(()), |row| Err(self.is_taken(server, row.get(0))))
     }
 
-    /// Names of the target schema that a table takes beside its own: those of its indexes and of its primary key's.
-    fn names_beside(&self, table: &Table) -> Vec<String> {
-        let indexes = table.indexes.iter().filter(|index| !index.is_constraint);
-        let made = indexes.filter(|index| table.index(index, self.working_schema()).is_some());
-        let mut names: Vec<String> = made.map(|index| shortened(&index.name)).collect();
-        // The server cuts a longer one.
-        let key = format!("{}_pkey", table.target);
-        if !table.key.is_empty() && key.len() <= MAX_NAME {
-            names.push(key);
+    /// Refuses a target that has a name which the tables bring along: that of an index, a sequence or a type. The server
+    /// chooses some of them, so this makes all tables without rows, in a schema that is rolled back.
+    fn refuse_names_beside(&self, server: &Server, client: &mut Client, schema: &mut Schema) -> Result<()> {
+        let trial = format!("larder_trial_{:016x}", crate::runtime::random::number());
+        let what = "the trial of the names, in a schema of its own";
+        let failed = |error| server.error(what, error, Outcome::RolledBack);
+        let mut tx = client.transaction().map_err(failed)?;
+        self.execute(server, &mut tx, what, &format!("CREATE SCHEMA {}", quoted(&trial)))?;
+        for table in &mut schema.tables {
+            self.create_in(server, &mut tx, table, &trial)?;
         }
-        names
+        if schema.tables.iter().any(|table| self.sets_aside(table)) {
+            self.execute(server, &mut tx, what, &quarantine::create(&trial))?;
+        }
+        for table in &schema.tables {
+            let keys = table.keys(&trial).into_iter();
+            let indexes = self.indexes(table, &trial).into_iter().filter_map(|(_, sql)| sql);
+            for statement in keys.chain(indexes) {
+                // The export says what the server refuses.
+                let _ = self.in_savepoint(server, &mut tx, what, &statement)?;
+            }
+        }
+        let found = "SELECT name FROM (SELECT relnamespace, relname::text FROM pg_class
+                 UNION ALL SELECT typnamespace, typname::text FROM pg_type) named(schema, name)
+             JOIN pg_namespace n ON n.oid = named.schema WHERE n.nspname::text IN ($1, $2)
+             GROUP BY name HAVING count(DISTINCT n.oid) = 2 ORDER BY name LIKE '\\_%', name LIMIT 1";
+        let found = tx.query_opt(found, &[&trial, &self.schema]).map_err(failed)?;
+        tx.rollback().map_err(failed)?;
+        found.map_or(Ok(()), |row| Err(self.is_taken(server, row.get(0))))
+    }
+
+    /// The error of a name that the target has.
+    fn is_taken(&self, server: &Server, name: &str) -> Error {
+        let earlier = match self.resumes {
+            true => {
+                "if an earlier run ended with an unknown outcome, these are its tables, complete and compared; otherwise "
+            }
+            false => "",
+        };
+        server.failed(&format!(
+            "the schema {} has {name} already: {earlier}export to another schema, or drop what is there",
+            self.schema
+        ))
     }
 
     /// Makes the staging schema, or reads which tables it has. Those that are no longer in the store are dropped.
@@ -300,13 +334,14 @@ impl ExportToPostgres<'_> {
         copied: &mut u64,
         notes: &mut Vec<ExportNote>,
     ) -> Result<()> {
-        let failed = |error| server.error(&format!("table {}", exported.name), error, Outcome::RolledBack);
+        let what = format!("table {}", exported.name);
+        let failed = |error| server.error(&what, error, Outcome::RolledBack);
         let qualified = table.qualified(self.working_schema());
         let mut tx = client.transaction().map_err(failed)?;
         let drop = format!("DROP TABLE IF EXISTS {qualified}");
-        tx.batch_execute(&drop).map_err(failed)?;
+        self.execute(server, &mut tx, &what, &drop)?;
         self.forget_aside(server, &mut tx, &format!("table_name = {}", string(&table.name)))?;
-        self.create(server, &mut tx, table, exported, notes)?;
+        self.create(server, &mut tx, table, self.working_schema(), exported, notes)?;
         let sent = self.copy(conn, server, &mut tx, table, copied)?;
         self.send_aside(conn, server, &mut tx, table)?;
         self.keys(server, &mut tx, table)?;
@@ -316,15 +351,27 @@ impl ExportToPostgres<'_> {
             set_aside: sent.set_aside,
             sha256: sent.sha256,
         };
-        let failed = |error| server.error(&format!("table {}", table.name), error, Outcome::RolledBack);
         let comment = format!("COMMENT ON TABLE {qualified} IS {}", string(&made.to_comment()));
         tx.batch_execute(&comment).map_err(failed)?;
         // Only the staging schema may have it or not.
         tx.commit().map_err(failed)
     }
 
-    /// Compares all tables, makes the rest, and moves them to their schema. Returns the first table that differs, with what
-    /// differs.
+    /// Makes the table of the rows that are set aside once more: another program has changed it since the earlier run.
+    fn send_all_aside(&self, conn: &Connection, server: &Server, client: &mut Client, schema: &Schema) -> Result<()> {
+        let what = format!("table {}", quarantine::NAME);
+        let failed = |error| server.error(&what, error, Outcome::RolledBack);
+        let mut tx = client.transaction().map_err(failed)?;
+        let name = format!("{}.{}", quoted(self.working_schema()), quarantine::NAME);
+        self.execute(server, &mut tx, &what, &format!("DROP TABLE IF EXISTS {name}"))?;
+        self.make_quarantine(server, &mut tx, schema)?;
+        for table in &schema.tables {
+            self.send_aside(conn, server, &mut tx, table)?;
+        }
+        tx.commit().map_err(failed)
+    }
+
+    /// Compares all tables, makes the rest, and moves them to their schema.
     fn complete(
         &self,
         conn: &Connection,
@@ -332,25 +379,27 @@ impl ExportToPostgres<'_> {
         client: &mut Client,
         schema: &Schema,
         report: &mut ExportReport,
-    ) -> Result<Option<(usize, String)>> {
+    ) -> Result<Completed> {
         let mut tx = client
             .transaction()
             .map_err(|error| server.error("BEGIN", error, Outcome::RolledBack))?;
         self.lock_tables(server, &mut tx, schema)?;
         let mut compared = 0;
         self.enter(ExportStage::Compare)?;
-        self.compare_aside(conn, server, &mut tx, schema)?;
+        if !self.is_same_aside(conn, server, &mut tx, schema)? {
+            return Ok(Completed::AsideDiffers);
+        }
         for (at, table) in schema.tables.iter().enumerate() {
             match self.compare(conn, server, &mut tx, table, &mut compared)? {
                 Compared::Same(sha256) => report.tables[at].sha256 = Some(sha256),
-                Compared::Differs(what) => return Ok(Some((at, what))),
+                Compared::Differs(what) => return Ok(Completed::Differs(at, what)),
             }
         }
         self.enter(ExportStage::Index)?;
         self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
         self.move_tables(server, &mut tx, schema)?;
         commit(server, tx)?;
-        Ok(None)
+        Ok(Completed::Moved)
     }
 
     /// Keeps others from writing to the tables until the end.
@@ -360,8 +409,7 @@ impl ExportToPostgres<'_> {
                 "LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE",
                 table.qualified(self.working_schema())
             );
-            let locked = tx.batch_execute(&lock);
-            locked.map_err(|error| server.error(&format!("table {}", table.name), error, Outcome::RolledBack))?;
+            self.execute(server, tx, &format!("table {}", table.name), &lock)?;
         }
         Ok(())
     }
@@ -385,14 +433,8 @@ impl ExportToPostgres<'_> {
         }
         statements.push(format!("DROP SCHEMA {staging}"));
         for statement in statements {
-            let done = tx.batch_execute(&statement);
-            done.map_err(|error| {
-                server.error(
-                    &format!("moving the tables to the schema {}", self.schema),
-                    error,
-                    Outcome::RolledBack,
-                )
-            })?;
+            let what = format!("moving the tables to the schema {}", self.schema);
+            self.execute(server, tx, &what, &statement)?;
         }
         Ok(())
     }

@@ -86,6 +86,8 @@ pub(super) struct Other {
 pub(super) struct Schema {
     pub(super) tables: Vec<Table>,
     pub(super) others: Vec<Other>,
+    /// Numbers in the header of the file that programs set, unless they are 0.
+    pub(super) marks: Vec<(&'static str, i64)>,
 }
 
 impl Schema {
@@ -143,7 +145,12 @@ impl Schema {
             })
         })?;
         others.extend(triggers.collect::<rusqlite::Result<Vec<_>>>()?);
-        Ok(Self { tables, others })
+        let mut marks = Vec::new();
+        for name in ["user_version", "application_id"] {
+            let number: i64 = conn.query_row(&format!("PRAGMA main.{name}"), [], |row| row.get(0))?;
+            marks.extend((number != 0).then_some((name, number)));
+        }
+        Ok(Self { tables, others, marks })
     }
 }
 
@@ -643,7 +650,7 @@ fn column_name(name: &str) -> String {
 }
 
 /// Bytes of the longest name that the server does not cut.
-pub(super) const MAX_NAME: usize = 63;
+const MAX_NAME: usize = 63;
 
 /// The name, or its beginning with a number that is made of the whole name: PostgreSQL cuts names to 63 bytes.
 pub(super) fn shortened(name: &str) -> String {

@@ -1,6 +1,7 @@
 //! Exports to a real server.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -314,6 +315,37 @@ fn cancelled_export_leaves_nothing() {
     let error = export.run().unwrap_err();
     assert!(matches!(error, Error::Cancelled { work: "export" }), "{error}");
     assert_eq!(tables(&server, "cancelled"), "0");
+}
+
+#[test]
+fn cancellation_ends_the_statement_of_the_server_that_makes_an_index() {
+    let Some(server) = Postgres::start() else { return };
+    let server = Arc::new(server);
+    let url = server.database("slow");
+    // An index takes ten minutes.
+    server.run(
+        "slow",
+        "CREATE FUNCTION wait() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); END $$;
+         CREATE EVENT TRIGGER slow ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION wait()",
+    );
+    let store = Store::open_temp().unwrap();
+    let table =
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, s TEXT); CREATE INDEX by_s ON t(s); INSERT INTO t VALUES (1, 'a')";
+    store.write(move |tx| tx.execute_batch(table)).unwrap();
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    let observed = Arc::clone(&server);
+    let began = Instant::now();
+    let export = store.export_to_postgres(&url).progress(move |progress| {
+        match progress.stage == ExportStage::Index && observed.run("slow", sleeping) == "1" {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    let error = export.run().unwrap_err();
+    assert!(matches!(error, Error::Cancelled { work: "export" }), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(300), "{:?}", began.elapsed());
+    assert_eq!(server.run("slow", sleeping), "0");
+    assert_eq!(tables(&server, "slow"), "0");
 }
 
 fn many_rows(path: &std::path::Path) -> Store {

@@ -71,6 +71,31 @@ fn estimate_scales_with_the_rows_of_a_sample() {
 }
 
 #[test]
+fn probe_has_the_generated_columns_that_the_server_takes() {
+    let Some(server) = Postgres::start() else { return };
+    let store = store_of(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a INTEGER, b INTEGER, s TEXT AS (a || b), n INTEGER AS (a + b), UNIQUE (a, b));
+         CREATE INDEX joined ON t(a || b); INSERT INTO t(a, b) VALUES (1, 2), (3, 4);
+         CREATE TABLE u(id INTEGER PRIMARY KEY, s TEXT); INSERT INTO u VALUES (1, 'a')",
+    );
+    let export = store.export_to_postgres(&server.database("generated"));
+    let plan = export.probe(true).dry_run().unwrap();
+    assert!(plan.estimate.unwrap().server.is_some(), "{plan}");
+    let create = &plan.tables[0].create;
+    assert!(
+        create.contains("\"n\" bigint GENERATED ALWAYS") || !create.contains("GENERATED ALWAYS"),
+        "{create}"
+    );
+    assert!(
+        create.contains("\"s\" text") && !create.contains("\"s\" text COLLATE \"C\" GENERATED"),
+        "{create}"
+    );
+    let note =
+        "column t.s: an ordinary column with the values of now, since the server refused: operator does not exist";
+    assert!(plan.to_string().contains(note), "{plan}");
+}
+
+#[test]
 fn probe_measures_the_server_and_leaves_nothing() {
     let Some(server) = Postgres::start() else { return };
     let store = store_of(

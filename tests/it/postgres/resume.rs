@@ -224,23 +224,81 @@ fn schema_that_no_export_has_made_is_left_alone() {
 }
 
 #[test]
-fn names_of_indexes_that_are_there_are_refused_before_the_rows() {
+fn names_that_move_along_and_are_there_are_refused_before_the_rows() {
     let Some(server) = Postgres::start() else { return };
     let folder = tempfile::tempdir().unwrap();
     let store = store(&folder.path().join("app.db"));
-    for name in ["by_s", "a_pkey"] {
-        let database = format!("index_{name}");
+    // The server chooses the names of constraints and sequences, and of indexes on expressions.
+    let more = "CREATE TABLE d(id INTEGER PRIMARY KEY, s TEXT COLLATE NOCASE, n INTEGER, UNIQUE (s, n))";
+    store.write(move |tx| tx.execute_batch(more)).unwrap();
+    for (at, (make, name)) in [
+        (
+            "CREATE TABLE app.theirs(x int); CREATE INDEX by_s ON app.theirs(x)",
+            "by_s",
+        ),
+        (
+            "CREATE TABLE app.theirs(x int); CREATE INDEX a_pkey ON app.theirs(x)",
+            "a_pkey",
+        ),
+        ("CREATE SEQUENCE app.a_id_seq", "a_id_seq"),
+        ("CREATE VIEW app.d_s_n_key AS SELECT 1", "d_s_n_key"),
+        ("CREATE SEQUENCE app.d_lower_n_idx", "d_lower_n_idx"),
+        ("CREATE TYPE app.b AS ENUM ('x')", "b"),
+        ("CREATE TYPE app._c AS (x int)", "_c"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let database = format!("named{at}");
         let url = server.database(&database);
-        server.run(
-            &database,
-            &format!("CREATE SCHEMA app; CREATE TABLE app.theirs(x int); CREATE INDEX {name} ON app.theirs(x)"),
-        );
+        server.run(&database, &format!("CREATE SCHEMA app; {make}"));
         let error = export(&store, &url).run().unwrap_err();
         assert!(
             error.to_string().contains(&format!("app has {name} already")),
-            "{error}"
+            "{name}: {error}"
         );
-        assert_eq!(tables(&server, &database, "larder_export_app"), "");
+        let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'larder%'";
+        assert_eq!(server.run(&database, schemas), "0", "{name}");
+        export(&store, &url).schema("other").run().unwrap();
+    }
+}
+
+#[test]
+fn rows_set_aside_that_the_server_has_changed_are_sent_again() {
+    let Some(server) = Postgres::start() else { return };
+    let table = "larder_export_app.larder_quarantine";
+    for (at, change) in [
+        format!("UPDATE {table} SET statement = 'other' WHERE row_id = 3"),
+        format!("DELETE FROM {table} WHERE row_id = 4"),
+        format!("INSERT INTO {table} VALUES ('a', 5, '', '')"),
+        format!("DROP TABLE {table}"),
+        format!("ALTER TABLE {table} DROP COLUMN reasons"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder.path().join("app.db"));
+        let set = "UPDATE a SET s = x'00' WHERE id IN (3, 4); DELETE FROM c WHERE a IN (3, 4)";
+        store.write(move |tx| tx.execute_batch(set)).unwrap();
+        let database = format!("changed{at}");
+        let url = server.database(&database);
+        let run = |rows: u64| {
+            let export = export(&store, &url).on_misfit(OnMisfit::Quarantine);
+            let export = export.progress(move |progress| match progress.stage {
+                ExportStage::Copy if progress.rows >= rows => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            });
+            export.run()
+        };
+        run(2 * ROWS).unwrap_err();
+        server.run(&database, change);
+        let report = run(u64::MAX).unwrap();
+        assert_eq!(resumed(&report), [true, true, false], "{change}");
+        let rows = "SELECT string_agg(row_id || table_name || reasons, ',' ORDER BY row_id) || count(statement) FROM app.larder_quarantine";
+        assert_eq!(server.run(&database, rows), "3as: blob,4as: blob2", "{change}");
+        let columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'larder_quarantine'";
+        assert_eq!(server.run(&database, columns), "4", "{change}");
     }
 }
 
