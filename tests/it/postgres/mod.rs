@@ -3,6 +3,7 @@
 pub(crate) mod breaks;
 mod dumps;
 pub(crate) mod export;
+mod features;
 mod import;
 mod json;
 pub(crate) mod large;

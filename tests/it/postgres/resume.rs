@@ -226,11 +226,12 @@ fn schema_that_no_export_has_made_is_left_alone() {
 #[test]
 fn names_that_move_along_and_are_there_are_refused_before_the_rows() {
     let Some(server) = Postgres::start() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let store = store(&folder.path().join("app.db"));
+    let store = Store::open_temp().unwrap();
     // The server chooses the names of constraints and sequences, and of indexes on expressions.
-    let more = "CREATE TABLE d(id INTEGER PRIMARY KEY, s TEXT COLLATE NOCASE, n INTEGER, UNIQUE (s, n))";
-    store.write(move |tx| tx.execute_batch(more)).unwrap();
+    let tables = "CREATE TABLE a(id INTEGER PRIMARY KEY, s TEXT); CREATE TABLE b(s TEXT); CREATE TABLE c(s TEXT);
+        CREATE INDEX by_s ON c(s); INSERT INTO a VALUES (1, 'a');
+        CREATE TABLE d(id INTEGER PRIMARY KEY, s TEXT COLLATE NOCASE, n INTEGER, UNIQUE (s, n))";
+    store.write(move |tx| tx.execute_batch(tables)).unwrap();
     for (at, (make, name)) in [
         (
             "CREATE TABLE app.theirs(x int); CREATE INDEX by_s ON app.theirs(x)",

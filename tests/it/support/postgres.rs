@@ -176,6 +176,22 @@ impl Postgres {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// As [`run`](Self::run), for SQL that may fail: then it gives the first line of the error.
+    pub(crate) fn try_run(&self, database: &str, sql: &str) -> Result<String, String> {
+        let output = self.psql(database, sql);
+        let first = |text: &[u8]| {
+            String::from_utf8_lossy(text)
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned()),
+            false => Err(first(&output.stderr)),
+        }
+    }
+
     fn psql(&self, database: &str, sql: &str) -> Output {
         let mut command = self.client("psql");
         command.args([
