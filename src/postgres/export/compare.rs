@@ -1,13 +1,18 @@
-//! The verification of an export: both sides are read row by row, in the transaction that wrote them, and compared as bytes
-//! of a binary COPY.
+//! The verification of an export: the rows of the server are read back, in the transaction that wrote them, and compared as
+//! bytes of a binary COPY with those of the store.
+//!
+//! - By the SHA-256 of what was sent, which was made as the store was read. The server sends the rows as they lie in the table,
+//!   which is the order in which they came.
+//! - If that gives another SHA-256, or the server has made columns, the store is read again. The rows are compared one by one in
+//!   the order of the key, which finds those that differ; or by the sum of their SHA-256, if both sides have no such order.
 //!
 //! Two threads, and [`BLOCKS`] blocks that go round between them:
 //!
 //! ```text
 //! larder-receive  owns the connection to the server while a COPY runs: puts what it reads into a block. Without an order
 //!                 of the rows, it adds their SHA-256 instead, and no blocks are needed
-//! larder-export   owns the snapshot of the store: steps its statement, writes each row as the server would, compares it
-//!                 with the bytes of the block, and adds to the SHA-256
+//! larder-export   owns the snapshot of the store: adds the blocks to the SHA-256. Or steps its statement, writes each row
+//!                 as the server would, compares it with the bytes of the block, and adds to the SHA-256
 //! ```
 //!
 //! Neither waits while it holds a lock. Whichever fails drops its end of both channels, which ends the wait of the other.
@@ -17,11 +22,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, ScopedJoinHandle};
 
-use postgres::{CopyOutReader, Transaction};
+use postgres::{CancelToken, CopyOutReader, Transaction};
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
-use super::copy::{BLOCK, BLOCKS, COPY_END, COPY_HEAD, recycle};
+use super::copy::{BLOCK, BLOCKS, COPY_END, COPY_HEAD, Sent, Stream, recycle};
 use super::scan::each;
 use super::schema::{Column, Table};
 use super::{CALLBACK_INTERVAL, ExportStage, ExportToPostgres, OPERATION};
@@ -42,9 +47,112 @@ pub(super) enum Compared {
 }
 
 impl ExportToPostgres<'_> {
-    /// Reads both sides of a table. The SHA-256 of a table with an order is that of `COPY (SELECT .. ORDER BY ..) TO STDOUT
-    /// (FORMAT binary)`.
+    /// Reads a table back, and the store again if need be. The SHA-256 of one with an order is that of `COPY (SELECT .. ORDER BY ..) TO STDOUT (FORMAT
+    /// binary)`.
     pub(super) fn compare(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        tx: &mut Transaction<'_>,
+        table: &Table,
+        sent: &Sent,
+        compared: &mut u64,
+    ) -> Result<Compared> {
+        if !table.has_made_columns() {
+            let (before, copy) = (*compared, table.copy_out_as_stored(self.working_schema()));
+            let theirs = self.received(server, tx, table, &copy, |theirs| {
+                self.digest(server, table, theirs, sent, compared)
+            })?;
+            if theirs == sent.stream.sha256 {
+                return Ok(Compared::Same(sent.shown().to_owned()));
+            }
+            *compared = before;
+        }
+        if !table.is_ordered() {
+            return self.compare_sums(conn, server, tx, table, compared);
+        }
+        let copy = table.copy_out(self.working_schema());
+        self.received(server, tx, table, &copy, |theirs| {
+            self.in_order(conn, server, table, theirs, compared)
+        })
+    }
+
+    /// Has a thread receive what the server sends for a COPY, while `read` reads it.
+    fn received<T>(
+        &self,
+        server: &Server,
+        tx: &mut Transaction<'_>,
+        table: &Table,
+        copy: &str,
+        read: impl FnOnce(Blocks<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let what = &format!("reading table {} back", table.name);
+        let token = tx.cancel_token();
+        let reader = tx.copy_out(copy);
+        let reader = reader.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
+        let broken = move |error| server.broken(what, error);
+        let (full, blocks) = channel();
+        let (emptied, empty) = channel();
+        for _ in 0..BLOCKS {
+            // Its receiver is here.
+            let _ = emptied.send(Vec::with_capacity(BLOCK));
+        }
+        thread::scope(|scope| {
+            let receiver = thread::Builder::new().name("larder-receive".to_owned());
+            let receiver = receiver.spawn_scoped(scope, move || receive(reader, full, empty).map_err(broken));
+            let receiver = receiver.map_err(|error| Error::no_thread(self.engine.path(), "an export", error))?;
+            let read = read(Blocks {
+                export: self,
+                full: blocks,
+                emptied,
+                block: Vec::new(),
+                at: 0,
+            });
+            if read.is_err() {
+                self.cancel(server, &token);
+            }
+            // A failure of the other thread looks like the end of the rows here.
+            joined(receiver).and(read)
+        })
+    }
+
+    /// Ends the statement of the server if the export is cancelled. Otherwise the rollback would wait until the server has
+    /// sent all rows. The connection is not used again, so it does no harm if the statement has ended meanwhile.
+    fn cancel(&self, server: &Server, token: &CancelToken) {
+        if self.poll().is_err() {
+            server.cancel(token);
+        }
+    }
+
+    /// The SHA-256 of all that the server sends.
+    fn digest(
+        &self,
+        server: &Server,
+        table: &Table,
+        mut theirs: Blocks<'_>,
+        sent: &Sent,
+        compared: &mut u64,
+    ) -> Result<String> {
+        let (mut sha, mut bytes) = (Sha256::new(), 0);
+        let before = *compared;
+        loop {
+            let block = theirs.fill_buf();
+            let block = block.map_err(|error| server.broken(&format!("reading table {} back", table.name), error))?;
+            if block.is_empty() {
+                break;
+            }
+            sha.update(block);
+            let count = block.len();
+            bytes += count as u64;
+            theirs.consume(count);
+            *compared = before + part(sent.rows, bytes, &sent.stream);
+            self.reach(ExportStage::Compare, *compared)?;
+        }
+        Ok(hex(&sha.finalize()))
+    }
+
+    /// Reads both sides of a table whose rows have no order.
+    fn compare_sums(
         &self,
         conn: &Connection,
         server: &Server,
@@ -54,71 +162,39 @@ impl ExportToPostgres<'_> {
     ) -> Result<Compared> {
         let what = &format!("reading table {} back", table.name);
         let token = tx.cancel_token();
-        // Otherwise the rollback would wait until the server has sent all rows. The connection is not used again, so it does
-        // no harm if the statement has ended meanwhile.
-        let cancel = || {
-            if self.poll().is_err() {
-                server.cancel(&token);
-            }
-        };
         let reader = tx.copy_out(&table.copy_out(self.working_schema()));
         let reader = reader.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
-        let broken = move |error| server.broken(what, error);
-        let no_thread = |error| Error::no_thread(self.engine.path(), "an export", error);
-        let builder = thread::Builder::new().name("larder-receive".to_owned());
         let stops = &AtomicBool::new(false);
-        thread::scope(|scope| {
-            if table.is_ordered() {
-                let (full, blocks) = channel();
-                let (emptied, empty) = channel();
-                for _ in 0..BLOCKS {
-                    // Its receiver is here.
-                    let _ = emptied.send(Vec::with_capacity(BLOCK));
-                }
-                let receiver = builder.spawn_scoped(scope, move || receive(reader, full, empty).map_err(broken));
-                let receiver = receiver.map_err(no_thread)?;
-                let theirs = Blocks {
-                    export: self,
-                    full: blocks,
-                    emptied,
-                    block: Vec::new(),
-                    at: 0,
-                };
-                let read = self.in_order(conn, server, table, theirs, compared);
-                if read.is_err() {
-                    cancel();
-                }
-                // A failure of the other thread looks like the end of the rows here.
-                joined(receiver).and(read)
-            } else {
-                let columns = table.columns.len();
-                let receive = move || {
-                    let summed = sum(reader, columns, stops).map_err(broken);
-                    stops.fetch_or(summed.is_err(), Relaxed);
-                    summed
-                };
-                let receiver = builder.spawn_scoped(scope, receive).map_err(no_thread)?;
-                let here = self.sum(conn, server, table, stops, compared);
-                stops.fetch_or(here.is_err(), Relaxed);
-                if here.is_err() {
-                    cancel();
-                }
-                // If it has failed, the reading here was stopped by that.
-                let there = joined(receiver)?;
-                let here = here?;
-                let (rows, sha256) = (here.rows, here.finish());
-                if rows != there.rows {
-                    let what = format!("it has {} rows at the server, {rows} in the store", there.rows);
-                    return Ok(Compared::Differs(what));
-                }
-                let other = there.finish();
-                if sha256 != other {
-                    let what = format!("it has other rows at the server: SHA-256 {sha256} in the store, {other} there");
-                    return Ok(Compared::Differs(what));
-                }
-                Ok(Compared::Same(sha256))
+        let columns = table.columns.len();
+        let (here, there) = thread::scope(|scope| {
+            let receive = move || {
+                let summed = sum(reader, columns, stops).map_err(|error| server.broken(what, error));
+                stops.fetch_or(summed.is_err(), Relaxed);
+                summed
+            };
+            let receiver = thread::Builder::new().name("larder-receive".to_owned());
+            let receiver = receiver.spawn_scoped(scope, receive);
+            let receiver = receiver.map_err(|error| Error::no_thread(self.engine.path(), "an export", error))?;
+            let here = self.sum(conn, server, table, stops, compared);
+            stops.fetch_or(here.is_err(), Relaxed);
+            if here.is_err() {
+                self.cancel(server, &token);
             }
-        })
+            // If it has failed, the reading here was stopped by that.
+            let there = joined(receiver)?;
+            here.map(|here| (here, there))
+        })?;
+        let (rows, sha256) = (here.rows, here.finish());
+        if rows != there.rows {
+            let what = format!("it has {} rows at the server, {rows} in the store", there.rows);
+            return Ok(Compared::Differs(what));
+        }
+        let other = there.finish();
+        if sha256 != other {
+            let what = format!("it has other rows at the server: SHA-256 {sha256} in the store, {other} there");
+            return Ok(Compared::Differs(what));
+        }
+        Ok(Compared::Same(sha256))
     }
 
     /// An error of an export whose target has other rows.
@@ -225,6 +301,12 @@ impl ExportToPostgres<'_> {
         })?;
         Ok(rows)
     }
+}
+
+/// About how many rows so many bytes of a stream are.
+fn part(rows: u64, bytes: u64, of: &Stream) -> u64 {
+    let part = u128::from(rows) * u128::from(bytes.min(of.bytes)) / u128::from(of.bytes.max(1));
+    u64::try_from(part).unwrap_or(rows)
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! larder-export  owns the snapshot of the store: steps its statement, and writes rows into a block
-//! larder-send    owns the connection to the server while a COPY runs: sends full blocks, gives back empty ones
+//! larder-send    owns the connection to the server while a COPY runs: sends full blocks, adds them to the SHA-256 of what
+//!                was sent, gives back empty ones
 //! ```
 //!
 //! Neither waits while it holds a lock. The first one waits for an empty block, and calls the progress callback meanwhile;
@@ -19,6 +20,7 @@ use postgres::{CopyInWriter, Transaction};
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
+use super::compare::Unordered;
 use super::quarantine::append_aside;
 use super::scan::each;
 use super::schema::Table;
@@ -48,20 +50,103 @@ enum Block {
 
 /// What was sent.
 pub(super) struct Sent {
+    pub(super) rows: u64,
     /// Rows that are set aside, and not sent.
     pub(super) set_aside: u64,
-    /// SHA-256 of what was sent, and of the rows that were set aside, as the quarantine has them.
+    pub(super) stream: Stream,
+    /// The sum of the SHA-256 of the rows of a table without an order.
+    sum: Option<String>,
+    /// SHA-256 of the rows that were set aside, as the quarantine has them. Of none, unless the export is resumable.
+    aside: String,
+}
+
+impl Sent {
+    /// What the report has of the rows that were sent.
+    pub(super) fn shown(&self) -> &str {
+        self.sum.as_ref().unwrap_or(&self.stream.sha256)
+    }
+
+    /// SHA-256 of all rows: of those that were sent and those that were set aside.
+    pub(super) fn of_all(&self) -> String {
+        if self.set_aside == 0 {
+            return self.stream.sha256.clone();
+        }
+        hex(&Sha256::digest(format!("{} {}", self.stream.sha256, self.aside)))
+    }
+}
+
+/// A binary COPY, as it was sent.
+pub(super) struct Stream {
     pub(super) sha256: String,
+    pub(super) bytes: u64,
+}
+
+/// Adds up a [`Stream`].
+#[derive(Default)]
+struct Streamed {
+    sha: Sha256,
+    bytes: u64,
+}
+
+impl Streamed {
+    fn add(&mut self, bytes: &[u8]) {
+        self.sha.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    fn finish(self) -> Stream {
+        Stream {
+            sha256: hex(&self.sha.finalize()),
+            bytes: self.bytes,
+        }
+    }
+}
+
+/// What was read for a COPY.
+#[derive(Default)]
+struct RowsRead {
+    rows: u64,
+    set_aside: u64,
+    sum: Option<Unordered>,
+    aside: Sha256,
+}
+
+impl RowsRead {
+    fn new(table: &Table) -> Self {
+        Self {
+            // Such a table is compared in another way.
+            sum: (!table.is_ordered() && !table.has_made_columns()).then(Unordered::default),
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, row: &[u8]) {
+        self.rows += 1;
+        if let Some(sum) = &mut self.sum {
+            sum.add(row);
+        }
+    }
+
+    fn sent(self, stream: Stream) -> Sent {
+        Sent {
+            rows: self.rows,
+            set_aside: self.set_aside,
+            stream,
+            sum: self.sum.map(Unordered::finish),
+            aside: hex(&self.aside.finalize()),
+        }
+    }
 }
 
 impl ExportToPostgres<'_> {
-    /// Sends the rows of a table but those that are set aside.
+    /// Sends the rows of a table but those that are set aside. The scan has found so many.
     pub(super) fn copy(
         &self,
         conn: &Connection,
         server: &Server,
         tx: &mut Transaction<'_>,
         table: &Table,
+        scanned: u64,
         copied: &mut u64,
     ) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
@@ -84,9 +169,15 @@ impl ExportToPostgres<'_> {
             let read = self.fill(conn, server, table, copied, Filler { full, empty, block });
             let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             match read {
+                // It reads by the key, the scan did not.
+                Ok(Some(read)) if read.rows + read.set_aside != scanned => Err(server.failed(&format!(
+                    "table {} has {scanned} rows, and {} by the index of its key: check the store, and REINDEX the table",
+                    table.name,
+                    read.rows + read.set_aside
+                ))),
                 // The thread that sends says why.
                 Ok(None) => Err(sent.err().unwrap_or(Error::Cancelled { work: OPERATION })),
-                Ok(Some(read)) => sent.map(|()| read),
+                Ok(Some(read)) => sent.map(|stream| read.sent(stream)),
                 Err(error) => Err(error),
             }
         })
@@ -100,29 +191,25 @@ impl ExportToPostgres<'_> {
         table: &Table,
         copied: &mut u64,
         mut filler: Filler,
-    ) -> Result<Option<Sent>> {
+    ) -> Result<Option<RowsRead>> {
         let columns = table.sent();
-        let (mut sha, mut aside) = (Sha256::new(), Vec::new());
-        let mut set_aside = 0;
+        let (mut read, mut aside) = (RowsRead::new(table), Vec::new());
         let mut is_over = !self.next_block(&mut filler)?;
         filler.block.extend_from_slice(COPY_HEAD);
         each(conn, &table.select(true), |row| {
             if self.is_set_aside(table, row)? {
-                set_aside += 1;
+                read.set_aside += 1;
                 if self.resumes {
                     aside.clear();
                     append_aside(table, row, &mut aside)?;
-                    sha.update(&aside);
+                    read.aside.update(&aside);
                 }
                 return self.step(ExportStage::Copy, copied);
             }
-            let block = &mut filler.block;
-            let from = block.len();
-            table.append_row(server, row, &columns, block)?;
-            if self.resumes {
-                sha.update(&block[from..]);
-            }
-            if block.len() >= BLOCK {
+            let from = filler.block.len();
+            table.append_row(server, row, &columns, &mut filler.block)?;
+            read.add(&filler.block[from..]);
+            if filler.block.len() >= BLOCK {
                 is_over |= !filler.hand_on() || !self.next_block(&mut filler)?;
             }
             if is_over {
@@ -135,8 +222,7 @@ impl ExportToPostgres<'_> {
         if is_over || !filler.hand_on() || filler.full.send(Block::End).is_err() {
             return Ok(None);
         }
-        let sha256 = hex(&sha.finalize());
-        Ok(Some(Sent { set_aside, sha256 }))
+        Ok(Some(read))
     }
 
     /// Waits for an empty block. False if nothing sends blocks any more.
@@ -165,22 +251,24 @@ impl ExportToPostgres<'_> {
     pub(super) fn hash(&self, conn: &Connection, server: &Server, table: &Table, copied: &mut u64) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
         let columns = table.sent();
-        let mut sha = Sha256::new();
+        let (mut stream, mut read) = (Streamed::default(), RowsRead::new(table));
         let mut bytes = Vec::new();
-        let mut set_aside = 0;
+        stream.add(COPY_HEAD);
         each(conn, &table.select(true), |row| {
             bytes.clear();
             if self.is_set_aside(table, row)? {
-                set_aside += 1;
+                read.set_aside += 1;
                 append_aside(table, row, &mut bytes)?;
+                read.aside.update(&bytes);
             } else {
                 table.append_row(server, row, &columns, &mut bytes)?;
+                read.add(&bytes);
+                stream.add(&bytes);
             }
-            sha.update(&bytes);
             self.step(ExportStage::Copy, copied)
         })?;
-        let sha256 = hex(&sha.finalize());
-        Ok(Sent { set_aside, sha256 })
+        stream.add(&COPY_END);
+        Ok(read.sent(stream.finish()))
     }
 }
 
@@ -199,10 +287,12 @@ impl Filler {
 }
 
 /// Sends blocks until the end.
-fn send(mut writer: CopyInWriter<'_>, full: Receiver<Block>, emptied: Sender<Vec<u8>>) -> std::io::Result<()> {
+fn send(mut writer: CopyInWriter<'_>, full: Receiver<Block>, emptied: Sender<Vec<u8>>) -> std::io::Result<Stream> {
+    let mut stream = Streamed::default();
     while let Ok(block) = full.recv() {
         match block {
             Block::Rows(mut rows) => {
+                stream.add(&rows);
                 writer.write_all(&rows)?;
                 writer.flush()?;
                 recycle(&mut rows);
@@ -210,11 +300,12 @@ fn send(mut writer: CopyInWriter<'_>, full: Receiver<Block>, emptied: Sender<Vec
                 let _ = emptied.send(rows);
             }
             Block::End => {
-                return writer.finish().map(drop).map_err(std::io::Error::other);
+                writer.finish().map_err(std::io::Error::other)?;
+                break;
             }
         }
     }
-    Ok(())
+    Ok(stream.finish())
 }
 
 /// Empties a block, and does not keep the memory of a very large row.

@@ -12,7 +12,7 @@
 //! quarantine.rs  rows that are set aside
 //! scan.rs        reads all rows: types for the columns, and the values that do not fit them
 //! copy.rs        the rows by binary COPY
-//! compare.rs     reads both sides inside the transaction that wrote them, row by row
+//! compare.rs     reads the rows back inside the transaction that wrote them, and compares them with those of the store
 //! resume.rs      the same by one transaction for each table, and one at the end: it goes on where it was broken off
 //! session.rs     statements at the server, which a cancellation ends
 //! mod.rs         one transaction: the tables, the rows, keys, indexes, checks, foreign keys; COMMIT only if both sides are
@@ -133,7 +133,8 @@ pub enum ExportStage {
     Copy,
     /// Making keys, indexes, checks and foreign keys. It has no rows. A cancellation ends the statement of the server.
     Index,
-    /// Reading both sides.
+    /// Reading the rows of the server back, and comparing them with those of the store. The number of rows so far is an
+    /// estimate by their bytes.
     Compare,
 }
 
@@ -472,10 +473,12 @@ impl<'s> ExportToPostgres<'s> {
             )?;
         }
         self.make_quarantine(server, &mut tx, schema)?;
-        let mut copied = 0;
+        let (mut copied, mut sent) = (0, Vec::new());
         self.enter(ExportStage::Copy)?;
         for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
-            exported.quarantined = self.copy(conn, server, &mut tx, table, &mut copied)?.set_aside;
+            let of_table = self.copy(conn, server, &mut tx, table, exported.rows, &mut copied)?;
+            exported.quarantined = of_table.set_aside;
+            sent.push(of_table);
             self.send_aside(conn, server, &mut tx, table)?;
         }
         self.enter(ExportStage::Index)?;
@@ -488,8 +491,8 @@ impl<'s> ExportToPostgres<'s> {
         if !self.is_same_aside(conn, server, &mut tx, schema)? {
             return Err(self.aside_differs(server));
         }
-        for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
-            match self.compare(conn, server, &mut tx, table, &mut compared)? {
+        for ((table, exported), sent) in schema.tables.iter().zip(&mut report.tables).zip(&sent) {
+            match self.compare(conn, server, &mut tx, table, sent, &mut compared)? {
                 Compared::Same(sha256) => exported.sha256 = Some(sha256),
                 Compared::Differs(what) => return Err(self.differs(server, table, &what)),
             }
@@ -670,12 +673,16 @@ impl<'s> ExportToPostgres<'s> {
         if !rows.is_multiple_of(256) {
             return Ok(());
         }
-        self.note(stage, *rows);
-        if self.reporter.enter(ExportProgress::at(stage, *rows)).is_break() {
+        self.reach(stage, *rows)
+    }
+
+    fn reach(&self, stage: ExportStage, rows: u64) -> Result<()> {
+        self.note(stage, rows);
+        match self.reporter.enter(ExportProgress::at(stage, rows)) {
+            ControlFlow::Continue(()) => Ok(()),
             // The reporter says why.
-            return Err(Error::Cancelled { work: OPERATION });
+            ControlFlow::Break(()) => Err(Error::Cancelled { work: OPERATION }),
         }
-        Ok(())
     }
 
     /// Calls the progress callback if it is due, during a wait.

@@ -19,6 +19,7 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::compare::Compared;
+use super::copy::Sent;
 use super::schema::{Schema, Table, shortened};
 use super::session::commit;
 use super::{ExportNote, ExportReport, ExportStage, ExportToPostgres, ExportedTable, quarantine};
@@ -42,7 +43,7 @@ struct Made {
     /// SHA-256 of the statement that makes it.
     create: String,
     set_aside: u64,
-    /// SHA-256 of the rows that were sent or set aside.
+    /// SHA-256 of the rows that were sent or set aside: [`Sent::of_all`].
     sha256: String,
 }
 
@@ -92,24 +93,26 @@ impl ExportToPostgres<'_> {
         self.refuse_what_is_there(server, client, schema)?;
         self.refuse_names_beside(server, client, schema)?;
         let made = self.staged(server, client, schema)?;
-        let mut copied = 0;
+        let (mut copied, mut sent) = (0, Vec::new());
         self.enter(ExportStage::Copy)?;
         for (table, exported) in schema.tables.iter_mut().zip(&mut report.tables) {
-            let known = made.get(&table.target);
-            if let Some(known) = known
-                && self.is_complete(conn, server, table, known, &mut copied, &mut report.notes)?
-            {
+            let complete = match made.get(&table.target) {
+                Some(known) => self.complete_rows(conn, server, table, known, &mut copied, &mut report.notes)?,
+                None => None,
+            };
+            if let Some(complete) = complete {
                 exported.create = table.create(&self.schema);
-                exported.quarantined = known.set_aside;
+                exported.quarantined = complete.set_aside;
                 exported.resumed = true;
+                sent.push(complete);
                 continue;
             }
-            self.make(conn, server, client, table, exported, &mut copied, &mut report.notes)?;
+            sent.push(self.make(conn, server, client, table, exported, &mut copied, &mut report.notes)?);
         }
         let mut is_aside_sent = false;
         loop {
             let notes = report.notes.len();
-            let (at, what) = match self.complete(conn, server, client, schema, report)? {
+            let (at, what) = match self.complete(conn, server, client, schema, &sent, report)? {
                 Completed::Moved => return Ok(()),
                 Completed::Differs(at, what) => (at, what),
                 Completed::AsideDiffers if is_aside_sent => return Err(self.aside_differs(server)),
@@ -126,7 +129,7 @@ impl ExportToPostgres<'_> {
             // Another program has changed it at the server since the earlier run.
             report.notes.truncate(notes);
             exported.resumed = false;
-            self.make(conn, server, client, table, exported, &mut copied, &mut report.notes)?;
+            sent[at] = self.make(conn, server, client, table, exported, &mut copied, &mut report.notes)?;
         }
     }
 
@@ -270,8 +273,8 @@ impl ExportToPostgres<'_> {
         Ok(made)
     }
 
-    /// Whether a table of an earlier run is what this one would make.
-    fn is_complete(
+    /// The rows of a table of an earlier run, if it is what this one would make.
+    fn complete_rows(
         &self,
         conn: &Connection,
         server: &Server,
@@ -279,7 +282,7 @@ impl ExportToPostgres<'_> {
         made: &Made,
         copied: &mut u64,
         notes: &mut Vec<ExportNote>,
-    ) -> Result<bool> {
+    ) -> Result<Option<Sent>> {
         if made.create != self.statement_hash(table) {
             // The server may have refused its generated columns.
             let generated: Vec<_> = table.columns.iter_mut().map(|column| column.generated.take()).collect();
@@ -287,7 +290,7 @@ impl ExportToPostgres<'_> {
                 for (column, generated) in table.columns.iter_mut().zip(generated) {
                     column.generated = generated;
                 }
-                return Ok(false);
+                return Ok(None);
             }
             let refused = table.columns.iter().zip(&generated).filter(|(_, made)| made.is_some());
             notes.extend(refused.map(|(column, _)| ExportNote {
@@ -297,7 +300,8 @@ impl ExportToPostgres<'_> {
             }));
         }
         let now = self.hash(conn, server, table, copied)?;
-        Ok(made.sha256 == now.sha256 && made.set_aside == now.set_aside)
+        let is_same = made.sha256 == now.of_all() && made.set_aside == now.set_aside;
+        Ok(is_same.then_some(now))
     }
 
     /// Deletes rows of the quarantine, if there is one.
@@ -333,7 +337,7 @@ impl ExportToPostgres<'_> {
         exported: &mut ExportedTable,
         copied: &mut u64,
         notes: &mut Vec<ExportNote>,
-    ) -> Result<()> {
+    ) -> Result<Sent> {
         let what = format!("table {}", exported.name);
         let failed = |error| server.error(&what, error, Outcome::RolledBack);
         let qualified = table.qualified(self.working_schema());
@@ -342,19 +346,20 @@ impl ExportToPostgres<'_> {
         self.execute(server, &mut tx, &what, &drop)?;
         self.forget_aside(server, &mut tx, &format!("table_name = {}", string(&table.name)))?;
         self.create(server, &mut tx, table, self.working_schema(), exported, notes)?;
-        let sent = self.copy(conn, server, &mut tx, table, copied)?;
+        let sent = self.copy(conn, server, &mut tx, table, exported.rows, copied)?;
         self.send_aside(conn, server, &mut tx, table)?;
         self.keys(server, &mut tx, table)?;
         exported.quarantined = sent.set_aside;
         let made = Made {
             create: self.statement_hash(table),
             set_aside: sent.set_aside,
-            sha256: sent.sha256,
+            sha256: sent.of_all(),
         };
         let comment = format!("COMMENT ON TABLE {qualified} IS {}", string(&made.to_comment()));
         tx.batch_execute(&comment).map_err(failed)?;
         // Only the staging schema may have it or not.
-        tx.commit().map_err(failed)
+        tx.commit().map_err(failed)?;
+        Ok(sent)
     }
 
     /// Makes the table of the rows that are set aside once more: another program has changed it since the earlier run.
@@ -378,6 +383,7 @@ impl ExportToPostgres<'_> {
         server: &Server,
         client: &mut Client,
         schema: &Schema,
+        sent: &[Sent],
         report: &mut ExportReport,
     ) -> Result<Completed> {
         let mut tx = client
@@ -389,8 +395,8 @@ impl ExportToPostgres<'_> {
         if !self.is_same_aside(conn, server, &mut tx, schema)? {
             return Ok(Completed::AsideDiffers);
         }
-        for (at, table) in schema.tables.iter().enumerate() {
-            match self.compare(conn, server, &mut tx, table, &mut compared)? {
+        for (at, (table, sent)) in schema.tables.iter().zip(sent).enumerate() {
+            match self.compare(conn, server, &mut tx, table, sent, &mut compared)? {
                 Compared::Same(sha256) => report.tables[at].sha256 = Some(sha256),
                 Compared::Differs(what) => return Ok(Completed::Differs(at, what)),
             }

@@ -344,6 +344,20 @@ impl Table {
         )
     }
 
+    /// The statement that reads its rows at the server as they lie in the table, without the columns that the server makes.
+    pub(super) fn copy_out_as_stored(&self, schema: &str) -> String {
+        format!(
+            "COPY {} ({}) TO STDOUT (FORMAT binary)",
+            self.qualified(schema),
+            self.column_list(|_| true)
+        )
+    }
+
+    /// Whether the server makes columns of it.
+    pub(super) fn has_made_columns(&self) -> bool {
+        self.columns.iter().any(|column| column.generated.is_some())
+    }
+
     /// The statement that writes its rows. Those of a table that this transaction has made need no vacuum later: nothing
     /// reads them before it commits.
     pub(super) fn copy_in(&self, schema: &str, is_new: bool) -> String {

@@ -77,6 +77,68 @@ fn rows_that_the_server_changes_are_found() {
 }
 
 #[test]
+fn rows_that_lie_elsewhere_at_the_server_are_the_same() {
+    let Some(server) = Postgres::start() else { return };
+    // The second form of the row lies behind the others.
+    let body = "IF NEW.id = 3 THEN UPDATE public.t SET s = s WHERE id = 1; END IF;";
+    for (at, columns) in ["id INTEGER PRIMARY KEY, s TEXT", "id INTEGER, s TEXT"]
+        .into_iter()
+        .enumerate()
+    {
+        let store = Store::open_temp().unwrap();
+        let rows = format!("CREATE TABLE t({columns}); INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')");
+        store.write(move |tx| tx.execute_batch(&rows)).unwrap();
+        let sha256 = |database: String, spoil: bool| {
+            let url = server.database(&database);
+            if spoil {
+                server.run(&database, &SPOIL.replace("{body}", body));
+            }
+            let report = store.export_to_postgres(&url).run().unwrap();
+            let order = server.run(&database, "SELECT string_agg(id::text, ',') FROM t");
+            assert_eq!(order, if spoil { "2,1,3" } else { "1,2,3" });
+            report.tables[0].sha256.clone()
+        };
+        assert_eq!(sha256(format!("moved{at}"), true), sha256(format!("plain{at}"), false));
+    }
+}
+
+#[test]
+fn index_that_lost_a_row_of_its_table_is_found() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Store::open(&path).unwrap();
+    store
+        .write(|tx| {
+            tx.execute_batch("CREATE TABLE t(s TEXT PRIMARY KEY, n INTEGER); INSERT INTO t VALUES ('a', 1), ('b', 2)")
+        })
+        .unwrap();
+    store.close().unwrap();
+    // The index of the key takes the place of an index with fewer rows.
+    let conn = larder::rusqlite::Connection::open(&path).unwrap();
+    conn.execute_batch(
+        "CREATE INDEX part ON t(s) WHERE n = 1;
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'part')
+             WHERE name = 'sqlite_autoindex_t_1';
+         DELETE FROM sqlite_schema WHERE name = 'part'",
+    )
+    .unwrap();
+    drop(conn);
+    let store = Store::open(&path).unwrap();
+    let error = store
+        .export_to_postgres(&server.database("index"))
+        .run()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("table t has 2 rows, and 1 by the index of its key"),
+        "{error}"
+    );
+    assert_eq!(tables(&server, "index"), "0");
+}
+
+#[test]
 fn text_policy_turns_no_value_into_null() {
     let Some(server) = Postgres::start() else { return };
     let url = server.database("text");
