@@ -52,8 +52,10 @@ const SCHEMA: &str = "
     CREATE TABLE events(
         id INTEGER PRIMARY KEY, user_id INTEGER NOT NULL REFERENCES users(id), created TEXT NOT NULL, kind TEXT NOT NULL,
         amount REAL, note TEXT
-    );
-    CREATE INDEX events_by_user ON events(user_id);";
+    );";
+
+/// Made after the rows, which is faster with many of them.
+const INDEX: &str = "CREATE INDEX events_by_user ON events(user_id)";
 
 const USERS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
     INSERT INTO users SELECT i, 'user number ' || i, 'user' || i || '@example.org' FROM n";
@@ -68,7 +70,7 @@ const EVENTS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FR
 const TABLES: [&str; 2] = ["users", "events"];
 
 /// So many bytes of the SQLite file are there for each row of `events`.
-const BYTES: f64 = 104.5;
+const BYTES: f64 = 106.0;
 
 /// The part of the rows that the recipe gets, which takes long.
 const RECIPE_PART: i64 = 10;
@@ -250,10 +252,11 @@ impl Bench<'_> {
 
     fn make(&self, path: &Path, rows: i64) -> Result<(), Failure> {
         let conn = Connection::open(path)?;
-        conn.execute_batch("PRAGMA synchronous = OFF; BEGIN")?;
+        conn.execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -100000; BEGIN")?;
         conn.execute_batch(SCHEMA)?;
         conn.execute(USERS, [rows / 10])?;
         conn.execute(EVENTS, [rows, rows / 10])?;
+        conn.execute_batch(INDEX)?;
         conn.execute_batch("COMMIT")?;
         Ok(())
     }
