@@ -9,12 +9,14 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
 use tracing_core::span::Current;
+
+use super::child::PATIENCE;
 
 /// One event: where it came from, and every field as text.
 #[derive(Clone, Debug)]
@@ -62,7 +64,7 @@ pub(crate) fn events(wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
 /// The first event for which `wanted` holds. Events of the writer thread may come after its replies.
 #[track_caller]
 pub(crate) fn wait_for(wanted: impl Fn(&Event) -> bool) -> Event {
-    let give_up = Instant::now() + Duration::from_secs(30);
+    let give_up = Instant::now() + PATIENCE;
     loop {
         if let Some(event) = events(&wanted).into_iter().next() {
             return event;
