@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use larder::rusqlite::Connection;
-use larder::{Error, FollowerOptions, Options, ReplicaOptions, Store};
+use larder::{Error, FollowerOptions, Options, Store};
 use tokio::sync::Semaphore;
 
 use super::follower::{catch_up, close, fill, options, rows, upload};
@@ -16,7 +16,7 @@ use crate::support::child::{Child, PATIENCE, Task, after_mounting, tell};
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn primary(folder: &std::path::Path, url: &str) -> Store {
-    let to = ReplicaOptions::to(url).interval(Duration::from_millis(20));
+    let to = super::store::unmerged(url).interval(Duration::from_millis(20));
     Options::new().replicate_to(to).open(folder.join("app.db")).unwrap()
 }
 

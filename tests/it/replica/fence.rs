@@ -13,7 +13,7 @@ use futures_util::stream::TryStreamExt;
 use larder::replica::fence::{ClaimResult, Entry, Fence, Holder, Upload};
 use larder::replica::runtime;
 use larder::replica::storage::{FailureKind, FileInfo, Layout, Storage, Txids, Written};
-use larder::{Options, ReplicaOptions, Store, WriteTx};
+use larder::{Options, Store, WriteTx};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -196,7 +196,7 @@ fn primary_goes_on_while_its_replica_is_restored() {
     Storage::set_memory("goes-on", Arc::clone(&objects) as _);
     let folder = tempdir().unwrap();
     let open = |name: &str, url: &str| {
-        let replica = ReplicaOptions::to(url).restore_if_missing(true).take_over(true);
+        let replica = super::store::unmerged(url).restore_if_missing(true).take_over(true);
         Options::new()
             .replicate_to(replica)
             .open(folder.path().join(name))

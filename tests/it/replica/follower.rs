@@ -907,7 +907,7 @@ fn list_that_is_out_of_date_stops_no_follower() {
     Storage::set_memory("hides", Arc::clone(&lying) as _);
     let folder = tempfile::tempdir().unwrap();
     let store = Options::new()
-        .replicate_to("memory:hides")
+        .replicate_to(super::store::unmerged("memory:hides"))
         .open(folder.path().join("app.db"))
         .unwrap();
     let follow = || {
@@ -1239,7 +1239,7 @@ fn branch_begins_with_a_state_of_the_past() {
         let url = at(name);
         let report = replica.branch(state, &url).unwrap();
         assert_eq!(report.txid, txid, "{report}");
-        let to = larder::ReplicaOptions::to(&url).interval(Duration::from_millis(20));
+        let to = super::store::unmerged(&url).interval(Duration::from_millis(20));
         let path = place.database().with_file_name(format!("{name}.db"));
         let branch = Options::new()
             .replicate_to(to.restore_if_missing(true))

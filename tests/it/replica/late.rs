@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 #[cfg(feature = "s3")]
 use super::servers::{KEY, Proxy, SECRET, Service};
-use super::store::{close, fill, rows, spool_of, wait_until};
+use super::store::{close, close_away, fill, rows, spool_of, unmerged, wait_until};
 use crate::support::child::PATIENCE;
 use crate::support::child::{Child, has_python};
 #[cfg(feature = "s3")]
@@ -151,7 +151,7 @@ fn next_of(store: &Store) -> u64 {
 }
 
 fn replica_in(volume: &Path) -> ReplicaOptions {
-    ReplicaOptions::to(volume.join("replica").to_str().unwrap()).interval(Duration::from_millis(20))
+    unmerged(volume.join("replica").to_str().unwrap()).interval(Duration::from_millis(20))
 }
 
 /// The newest state of that replica, on another machine.
@@ -235,8 +235,7 @@ fn idle_store_takes_over_late() {
 fn idle_store_claims_behind_what_waited() {
     let place = Place::with_replica();
     place.unmount();
-    let store = place.open_away(place.to());
-    store.close_within(Duration::from_millis(300)).unwrap();
+    close_away(place.open_away(place.to()));
     let store = place.open(place.to());
     let claim = next_of(&store);
     place.mount();
@@ -293,12 +292,9 @@ fn claim_waits_for_another_process() {
 fn store_that_stays_away_closes_in_time() {
     let place = Place::with_replica();
     place.unmount();
-    let store = place.open(place.to());
-    let report = store.close_within(Duration::from_millis(300)).unwrap();
-    assert_eq!(report.replicated, Some(false), "it cannot know: {report}");
-    let store = place.open_away(place.to());
-    let report = store.close_within(Duration::from_millis(300)).unwrap();
-    assert_eq!(report.replicated, Some(false), "{report}");
+    // It cannot know.
+    close_away(place.open(place.to()));
+    close_away(place.open_away(place.to()));
     // The next opening has it all the same.
     place.mount();
     let store = place.open(place.to());
@@ -327,8 +323,7 @@ fn commit_after_a_restore_waits_for_the_storage() {
     let restored = store.stats().replica.unwrap().uploaded;
     place.unmount();
     fill(&store, 7);
-    let report = store.close_within(Duration::from_millis(300)).unwrap();
-    assert_eq!(report.replicated, Some(false), "{report}");
+    close_away(store);
     // Once more without the storage, which comes back while the store is open.
     let store = place.open_away(place.to());
     place.mount();
@@ -336,7 +331,7 @@ fn commit_after_a_restore_waits_for_the_storage() {
     assert_eq!(rows(&store), 24);
     place.unmount();
     fill(&store, 3);
-    store.close_within(Duration::from_millis(300)).unwrap();
+    close_away(store);
     // With the storage at the opening.
     place.mount();
     let store = place.open(place.to());
@@ -356,7 +351,7 @@ fn commit_after_a_restore_waits_for_the_next_opening() {
     let store = place.open(place.to());
     place.unmount();
     fill(&store, 7);
-    store.close_within(Duration::from_millis(300)).unwrap();
+    close_away(store);
     place.mount();
     let store = place.open(place.to().on_divergence(OnDivergence::Restore));
     assert_eq!(rows(&store), 17);
@@ -569,7 +564,7 @@ impl Service {
 /// The process: it says what became of each line that it is told.
 #[cfg(feature = "s3")]
 pub(crate) fn child(task: &Task) {
-    let replica = ReplicaOptions::to(&task.args[0]).interval(Duration::from_millis(20));
+    let replica = unmerged(&task.args[0]).interval(Duration::from_millis(20));
     let opened = Options::new()
         .replicate_to(replica)
         .monitor_interval(Duration::from_millis(50))

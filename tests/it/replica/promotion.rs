@@ -34,7 +34,7 @@ impl Race {
     }
 
     fn to(&self) -> ReplicaOptions {
-        ReplicaOptions::to(&self.url).interval(Duration::from_millis(20))
+        super::store::unmerged(&self.url).interval(Duration::from_millis(20))
     }
 
     fn open(&self) -> Store {

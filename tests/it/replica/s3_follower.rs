@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::{At, Error, FollowerOptions, Options, Replica, ReplicaOptions};
+use larder::{At, Error, FollowerOptions, Options, Replica};
 
 use super::follower::{catch_up, close, options, rows, upload};
 use super::litestream::Litestream;
@@ -84,7 +84,7 @@ pub(crate) fn child(task: &Task) {
     };
     let at = |name: &str| std::path::Path::new(folder).join(name);
     let url = |name: &str| format!("s3://bucket/{name}?endpoint=http://{address}");
-    let to = |name: &str| ReplicaOptions::to(url(name)).interval(Duration::from_millis(20));
+    let to = |name: &str| super::store::unmerged(url(name)).interval(Duration::from_millis(20));
     let store = Options::new().replicate_to(to("app")).open(at("app.db")).unwrap();
     upload(&store, 10);
     let following = FollowerOptions::of(url("app")).interval(Duration::from_millis(20));

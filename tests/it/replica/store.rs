@@ -48,11 +48,7 @@ impl Place {
     }
 
     pub(super) fn to_url(&self, url: &str) -> ReplicaOptions {
-        let years = |n: u64| Duration::from_secs(n * 365 * 24 * 3600);
-        // By default each half minute of the clock ends with a merge, also in the middle of a test.
-        ReplicaOptions::to(url)
-            .interval(Duration::from_millis(20))
-            .levels([years(100), years(200), years(400)])
+        unmerged(url).interval(Duration::from_millis(20))
     }
 
     pub(super) fn options(&self) -> Options {
@@ -106,6 +102,24 @@ impl Place {
             assert!(database == litestream.restore(&self.replica(), None));
         }
     }
+}
+
+/// A century, whose multiples no test comes to the end of.
+pub(super) const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// A replica whose files are not merged. By default each half minute of the clock ends with a merge, also in the middle of a
+/// test.
+pub(super) fn unmerged(url: impl AsRef<str>) -> ReplicaOptions {
+    ReplicaOptions::to(url.as_ref()).levels([1, 2, 4].map(|n| n * CENTURY))
+}
+
+/// Closes a store whose storage is away, which gets little time, and waits until it has ended.
+#[track_caller]
+pub(super) fn close_away(store: Store) {
+    store.close_within(Duration::from_millis(300)).unwrap();
+    // On a slow disk the writer thread may need longer, and this is its report.
+    let report = store.close_within(PATIENCE).unwrap();
+    assert_eq!(report.replicated, Some(false), "{report}");
 }
 
 #[track_caller]
@@ -405,10 +419,21 @@ fn full_spool_is_dropped_and_the_whole_goes_up() {
     fill(&store, 10);
     store.replica().unwrap().flush(PATIENCE).unwrap();
     let outage = place.outage();
-    for _ in 0..40 {
+    let sealed = || store.stats().replica.unwrap().sealed;
+    let before = sealed();
+    fill(&store, 1);
+    // It is never dropped, since its upload is tried.
+    wait_until("a small file waits", || sealed() > before);
+    let add = || {
         fill(&store, 100);
         let _ = store.replica().unwrap().flush(Duration::from_millis(30));
-    }
+    };
+    wait_until("the drop", || {
+        add();
+        let behind = store.replica().unwrap().behind();
+        behind.is_some_and(|behind| behind.contains("spool_limit"))
+    });
+    (0..20).for_each(|_| add());
     let spool = fs::read_dir(spool_of(&place.database()).join("0")).unwrap();
     let bytes: u64 = spool.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
     assert!(bytes < 2 << 20, "{bytes}");
@@ -436,8 +461,7 @@ fn dropped_spool_is_told_to_the_next_store() {
         let behind = store.replica().unwrap().behind();
         behind.is_some_and(|behind| behind.contains("spool_limit"))
     });
-    let report = store.close_within(Duration::from_secs(1)).unwrap();
-    assert_eq!(report.replicated, Some(false), "{report}");
+    close_away(store);
     outage.end();
     let store = place.open();
     fill(&store, 1);
@@ -686,8 +710,7 @@ fn restore_adds_what_was_not_uploaded() {
             sealed() > before
         });
     }
-    let report = store.close_within(Duration::from_millis(300)).unwrap();
-    assert_eq!(report.replicated, Some(false), "{report}");
+    close_away(store);
     outage.end();
     fs::remove_file(place.database()).unwrap();
     let replica = place.to().restore_if_missing(true);
@@ -850,13 +873,14 @@ fn history_of_another_primary_is_not_mixed() {
     let store = place.open();
     fill(&store, 10);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    // Its storage goes away, and what it commits waits.
+    // Its storage goes away, and what it commits waits, each in a file of its own.
     let outage = place.outage();
     for _ in 0..20 {
+        let before = store.stats().replica.unwrap().sealed;
         fill(&store, 1);
-        let _ = store.replica().unwrap().flush(Duration::from_millis(50));
+        wait_until("it is sealed", || store.stats().replica.unwrap().sealed > before);
     }
-    store.close_within(Duration::from_millis(100)).unwrap();
+    close_away(store);
     outage.end();
     // Another one goes on, with fewer transactions, and closes.
     let machine = tempfile::tempdir().unwrap();

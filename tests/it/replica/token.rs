@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use larder::{Error, Options, ReplicaOptions, Store, Token};
+use larder::{Error, Options, Store, Token};
 
 use super::follower::{catch_up, close, copy, fill, follow, of, options, rows, upload};
-use super::store::Place;
+use super::store::{Place, unmerged};
 use crate::support::child::PATIENCE;
 
 /// Ends a store whose storage is away, as a kill would.
@@ -30,7 +30,7 @@ fn token_of_a_lost_write_is_an_error() {
     let way = place.replica().with_file_name("way");
     std::fs::create_dir(place.replica()).unwrap();
     std::os::unix::fs::symlink(place.replica(), &way).unwrap();
-    let to = ReplicaOptions::to(way.to_str().unwrap()).interval(Duration::from_millis(20));
+    let to = unmerged(way.to_str().unwrap()).interval(Duration::from_millis(20));
     let store = Options::new().replicate_to(to).open(place.database()).unwrap();
     upload(&store, 10);
     let beside = place.database().with_file_name("beside.db");
@@ -85,8 +85,8 @@ fn token_outlives_its_opening() {
     tokens.push(catch_up(&store, &follower));
     let outage = place.outage();
     for _ in 0..5 {
-        fill(&store, 1);
         let sealed = store.stats().replica.unwrap().sealed;
+        fill(&store, 1);
         tokens.push(store.replica().unwrap().token());
         super::store::wait_until("it is captured", || store.stats().replica.unwrap().sealed > sealed);
     }
