@@ -7,7 +7,7 @@ use std::time::Duration;
 use larder::{Error, Options, Replica, ReplicaOptions, Store};
 
 use super::litestream::Litestream;
-use super::store::{Place, close, spool_of};
+use super::store::{CENTURY, Place, close, spool_of};
 use crate::support::child::PATIENCE;
 use crate::support::log;
 
@@ -81,8 +81,8 @@ fn running_store_merges_its_uploads() {
     assert_eq!(fs::read_dir(unfinished).unwrap().count(), 0);
 }
 
-fn with_levels(place: &Place, seconds: [u64; 3]) -> Store {
-    let replica = place.to().levels(seconds.map(Duration::from_secs));
+fn with_levels(place: &Place, levels: [Duration; 3]) -> Store {
+    let replica = place.to().levels(levels);
     let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
     store
         .write(|tx| tx.execute_batch("CREATE TABLE entry(n INTEGER PRIMARY KEY, noise BLOB)"))
@@ -113,7 +113,7 @@ fn compare_closed(place: &Place, store: Store) {
 #[test]
 fn uploads_after_an_idle_time_are_merged() {
     let place = Place::new();
-    let store = with_levels(&place, [1, 2, 4]);
+    let store = with_levels(&place, [1, 2, 4].map(Duration::from_secs));
     write(&store, 1);
     merged(&place, 3);
     write(&store, 2);
@@ -125,7 +125,7 @@ fn uploads_after_an_idle_time_are_merged() {
 #[test]
 fn merge_reads_uploads_from_the_spool() {
     let place = Place::new();
-    let store = with_levels(&place, [4, 3600, 7200]);
+    let store = with_levels(&place, [Duration::from_secs(4), CENTURY, 2 * CENTURY]);
     (1..=20).for_each(|n| write(&store, n));
     let last = store.replica().unwrap().uploaded();
     (1..last).for_each(|txid| fs::write(upload(&place, txid), "not read").unwrap());
@@ -155,7 +155,7 @@ fn merged_to(place: &Place, txid: u64) {
 #[test]
 fn damaged_upload_is_written_once_more() {
     let place = Place::new();
-    let store = with_levels(&place, [3600, 7200, 14400]);
+    let store = with_levels(&place, [1, 2, 4].map(|n| n * CENTURY));
     (1..=5).for_each(|n| write(&store, n));
     let whole = fs::read(upload(&place, 3)).unwrap();
     fs::write(upload(&place, 3), &whole[..150]).unwrap();
@@ -182,7 +182,7 @@ fn damaged_upload_is_written_once_more() {
 #[test]
 fn lost_transaction_is_healed_by_a_snapshot() {
     let place = Place::new();
-    let store = with_levels(&place, [1, 3600, 7200]);
+    let store = with_levels(&place, [Duration::from_secs(1), CENTURY, 2 * CENTURY]);
     (1..=5).for_each(|n| write(&store, n));
     let last = store.replica().unwrap().uploaded();
     write(&store, 6);
