@@ -69,17 +69,36 @@ fn replica_is_verified_again_and_again() {
 
 #[test]
 fn damaged_file_raises_the_alert() {
-    let place = Place::new();
-    let store = open(&place);
+    let (place, hooked) = (Place::new(), Hooked::named("damaged-file"));
+    let replica = place.to_url("memory:damaged-file").verify_every(SECOND);
+    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
     fill(&store, 30);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    let path = place.replica().join("ltx/0/0000000000000001-0000000000000001.ltx");
-    let sound = fs::read(&path).unwrap();
-    fs::write(&path, &sound[..150]).unwrap();
+    let key = "ltx/0/0000000000000001-0000000000000001.ltx";
+    // The store would write the file again before the alert is seen.
+    let may = Arc::new(Semaphore::new(0));
+    let writes = Arc::clone(&may);
+    hooked.before(move |verb, asked| {
+        let (writes, is_held) = (Arc::clone(&writes), verb == "PUT" && asked == key);
+        async move {
+            if is_held {
+                drop(writes.acquire().await.unwrap());
+            }
+            Ok(())
+        }
+        .boxed()
+    });
+    let damages = Arc::clone(&hooked);
+    let damaged = runtime::wait(async move {
+        let path = Path::from(key);
+        let sound = damages.store.get(&path).await?.bytes().await?;
+        damages.store.put(&path, sound.slice(..150).into()).await
+    });
+    damaged.unwrap().unwrap();
     wait_until("the alert is raised", || is_raised(&store));
     let problem = last_verify(&store).unwrap().problem.unwrap();
     assert!(problem.contains("0000000000000001"), "{problem}");
-    // The store writes the file again, or a later one that has every page.
+    may.add_permits(1);
     wait_until("the alert clears", || !is_raised(&store));
     let report = store.replica().unwrap().verify().restore(true).run().unwrap();
     assert!(report.is_ok(), "{report}");
