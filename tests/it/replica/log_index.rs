@@ -37,6 +37,12 @@ fn tear_index(place: &Place) {
 /// looked like none.
 #[test]
 fn rebuilt_index_hides_no_commit() {
+    let tried = (0..10).find_map(|_| rebuild_index());
+    tried.expect("no checkpoint came between");
+}
+
+/// `None` if there was a checkpoint meanwhile: the log then begins at its start, which is another reason for a new file.
+fn rebuild_index() -> Option<()> {
     let place = Place::new();
     let hour = Duration::from_secs(3600);
     let store = Options::new()
@@ -68,11 +74,17 @@ fn rebuilt_index_hides_no_commit() {
         .unwrap();
     assert_eq!(restored, 5 + before);
     let reason = format!("the log has {before} transactions since the last file, and 1 were counted");
-    assert_eq!(place.rebases(), [reason]);
+    let rebases = place.rebases();
+    let checkpoints = store.stats().checkpoints;
     drop(other);
     assert_eq!(rows(&store), 5 + before);
     close(store);
     place.compare_closed();
+    if checkpoints > 0 && rebases != [reason.as_str()] {
+        return None;
+    }
+    assert_eq!(rebases, [reason]);
+    Some(())
 }
 
 /// The keeper is that of the store's own log. Where it allowed no checkpoint, the logs of attached databases grew as well.
