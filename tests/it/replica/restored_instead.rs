@@ -8,7 +8,7 @@ use larder::{At, Error, FollowerOptions, OnDivergence, Options, Replica, Replica
 
 use super::store::{Place, close, copy_folder, fill, rows, spool_of};
 use crate::support::child::PATIENCE;
-use crate::support::log;
+use crate::support::{keep_log, log};
 
 fn restores(place: &Place) -> ReplicaOptions {
     place.to().on_divergence(OnDivergence::Restore)
@@ -106,10 +106,12 @@ fn database_that_was_never_replicated_is_set_aside() {
 fn log_goes_with_the_database() {
     let place = Place::new();
     let store = place.open();
+    let reader = keep_log(&place.database());
     fill(&store, 5);
     store.replica().unwrap().flush(PATIENCE).unwrap();
     let volume = tempfile::tempdir().unwrap();
     copy_folder(place.database().parent().unwrap(), volume.path());
+    drop(reader);
     fill(&store, 5);
     close(store);
     let path = volume.path().join("app.db");

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use super::File;
 use super::litestream::Litestream;
 use crate::support::child::PATIENCE;
-use crate::support::log;
 use crate::support::outage::Outage;
+use crate::support::{keep_log, log};
 
 /// A database and its replica, each in a folder of its own.
 pub(super) struct Place {
@@ -534,6 +534,9 @@ fn second_primary_is_fenced() {
 /// end this process's locks on it.
 pub(super) fn copy_folder(from: &Path, to: &Path) {
     let copy = || Command::new("cp").arg("-r").arg(from.join(".")).arg(to).status();
+    // No checkpoint empties the log between the copies of both.
+    let databases = ["app.db", "data/app.db"].map(|name| from.join(name));
+    let _reader = databases.iter().find(|path| path.exists()).map(|path| keep_log(path));
     // A file of the running store may get its name, and so lose the one before, while it is copied.
     let is_copied = (0..20).any(|_| {
         let _ = fs::remove_dir_all(to);

@@ -1,7 +1,7 @@
 //! Closing drains the queue: queued writes finish, or their callers get an error that they never started. No call
 //! hangs.
 
-use crate::support::write_or_fail;
+use crate::support::{keep_log, write_or_fail};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -510,10 +510,12 @@ fn after_close_the_database_is_one_file() {
     let path = folder.path().join("app.db");
     let store = Store::open(&path).unwrap();
     create_table(&store);
+    let reader = keep_log(&path);
     for _ in 0..100 {
         add(&store).unwrap().wait().unwrap();
     }
     assert!(fs::metadata(beside(&path, "-wal")).unwrap().len() > 0);
+    drop(reader);
     let report = store.close().unwrap();
     assert!(report.wal_truncated && report.wal_kept_because.is_none());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -627,6 +629,8 @@ fn temporary_store_has_a_file_and_a_log() {
     let path = store.path();
     assert!(path.is_absolute());
     assert!(fs::metadata(path).unwrap().len() > 0);
+    let _reader = keep_log(path);
+    add(&store).unwrap().wait().unwrap();
     assert!(fs::metadata(beside(path, "-wal")).unwrap().len() > 0);
     let mode: String = store
         .read(|tx| tx.query_row("PRAGMA journal_mode", [], |row| row.get(0)))

@@ -21,6 +21,12 @@ pub(crate) fn child(task: &Task) {
         // Writes what it is told to, without a checkpoint.
         "writes" => {
             let store = Options::new().checkpoint_pages(1_000_000).open(path).unwrap();
+            // Nor with one when it is idle for a second.
+            let _keeps_its_log = (task.args.len() > 1).then(|| {
+                let reader = Connection::open(path).unwrap();
+                reader.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+                reader
+            });
             tell("open");
             while listen() == "write" {
                 store.write(|tx| tx.execute("INSERT INTO t VALUES (1)", [])).unwrap();
@@ -127,7 +133,7 @@ fn make_with(options: Options, path: &Path) {
 /// A database with three rows, and two more in the WAL of a process that was killed.
 fn make_killed(path: &Path) {
     make(path);
-    let mut writer = Child::start(MODULE, "writes", &[path.to_str().unwrap()]);
+    let mut writer = Child::start(MODULE, "writes", &[path.to_str().unwrap(), "keeps its log"]);
     writer.expect("open");
     for _ in 0..2 {
         writer.say("write");

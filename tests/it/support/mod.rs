@@ -17,6 +17,7 @@ pub(crate) mod prometheus;
 pub(crate) mod tasks;
 pub(crate) mod tokens;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "async")]
 use larder::ReadOptions;
+use larder::rusqlite::Connection;
+use larder::rusqlite::config::DbConfig;
 use larder::{Pending, Stats, Store, WhenFull, WriteOptions};
 
 /// Raises the flag when it is dropped. A test whose threads run until a flag is raised takes one in their scope: a failed
@@ -58,6 +61,19 @@ pub(crate) fn young<T>(mut read: impl FnMut() -> larder::Result<T>) -> T {
             read => return read.unwrap(),
         }
     }
+}
+
+/// A reader of the database as it is now: for as long as it is there, no checkpoint empties the log of what is written from
+/// now on. A store makes one once nobody has written for a second, which a busy machine may need for anything.
+pub(crate) fn keep_log(path: &Path) -> Connection {
+    let reader = Connection::open(path).unwrap();
+    reader
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema")
+        .unwrap();
+    reader
 }
 
 /// A write that is running, and goes on until it is told something or the sender is dropped.

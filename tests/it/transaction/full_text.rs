@@ -9,6 +9,7 @@ use std::thread;
 use larder::rusqlite::{self, Connection, OpenFlags, params};
 use larder::{Error, Migration, Migrations, Options, Outcome, ReadTx, Result, Store, WriteTx, fts5};
 
+use crate::support::keep_log;
 use crate::support::migrations::{migration_error, number};
 use crate::write::groups::{Gate, grouping};
 
@@ -374,6 +375,7 @@ fn index_in_log_of_killed_process_is_that_of_committed_rows() {
         })
         .unwrap_err();
     let folder = tempfile::tempdir().unwrap();
+    let _reader = keep_log(store.path());
     // By another process: a descriptor of this one would take the locks of the store with it.
     for file in ["temp.db", "temp.db-wal"] {
         let from = store.path().with_file_name(file);

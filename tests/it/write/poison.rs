@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::{blocker, log, write_or_fail};
+use crate::support::{blocker, keep_log, log, write_or_fail};
 use larder::rusqlite::ffi::SQLITE_IOERR_WRITE;
 use larder::rusqlite::{self, ErrorCode};
 use larder::{Error, Options, Outcome, Role, Store, WriteOptions, WriteTx};
@@ -508,6 +508,7 @@ fn open_fails_if_log_cannot_be_rewritten() {
     let (_folder, path) = database();
     let store = Store::open(&path).unwrap();
     // A log larger than the limit, and not yet in the database.
+    let _reader = keep_log(&path);
     for _ in 0..LARGE / 4000 {
         store.write(add).unwrap();
     }
