@@ -9,7 +9,7 @@ use larder::rusqlite::Connection;
 use larder::{Alert, AlertKind, Error, Options, RetainOptions, Retention, RetentionStats, Role, Stats, Store};
 
 use crate::support::child::{Child, Task, listen, tell};
-use crate::support::{RaiseOnDrop, count, until};
+use crate::support::{RaiseOnDrop, blocker, count, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -157,6 +157,7 @@ fn rows_go_beside_writes_without_a_pause() {
     fill(&store, 5000, &format!("{} - i", now() - 3700));
     let (is_over, written) = (AtomicBool::new(false), AtomicI64::new(0));
     thread::scope(|scope| {
+        let raise = RaiseOnDrop(&is_over);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !is_over.load(Relaxed) {
@@ -169,7 +170,7 @@ fn rows_go_beside_writes_without_a_pause() {
         }
         let _retention = store.retain("t", "at", HOUR).unwrap();
         until(&store, swept);
-        is_over.store(true, Relaxed);
+        drop(raise);
     });
     assert_eq!(count(&store), 0);
     let beside: i64 = store.read(|tx| tx.scalar("SELECT count(*) FROM beside", [])).unwrap();
@@ -392,7 +393,12 @@ fn retention_of_options_waits_for_its_index() {
     run(&store, stats.retention[0].create_index.as_ref().unwrap());
     until(&store, swept);
     assert_eq!(count(&store), 0);
-    until(&store, |stats| stats.alerts.is_empty());
+    until(&store, |stats| {
+        stats
+            .alerts
+            .iter()
+            .all(|alert| alert.kind != AlertKind::RetentionFailed)
+    });
     assert!(
         store
             .advice()
@@ -537,8 +543,7 @@ fn look_that_finds_nothing_reads_a_few_pages() {
     let store = Options::new().mmap_size(0).open_temp().unwrap();
     run(&store, TABLE);
     fill(&store, 50_000, &format!("{} + i", now() + 86_400));
-    let pages = store.stats().database.pages;
-    assert!(pages > 1000, "{pages}");
+    let pages = until(&store, |stats| stats.database.pages > 1000).database.pages;
     let _retention = store.retain("t", "at", SECOND).unwrap();
     let read = |stats: &Stats| stats.page_cache.hits + stats.page_cache.misses;
     let before = read(&until(&store, swept));
@@ -794,8 +799,12 @@ fn table_with_many_old_rows_does_not_keep_others_waiting() {
     ));
     run(&store, "INSERT INTO other VALUES (unixepoch() - 3700)");
     fill(&store, 60_000, &(now() - 3700).to_string());
+    // Both are there before the first row goes.
+    let (let_go, running) = blocker(&store);
     let _many = store.retain("t", "at", HOUR).unwrap();
     let _one = store.retain("other", "at", HOUR).unwrap();
+    drop(let_go);
+    running.wait().unwrap();
     until(&store, |stats| {
         stats.retention.iter().any(|retention| retention.rows == 1)
     });
@@ -886,6 +895,7 @@ fn clock_that_was_set_ahead_between_two_runs_is_held() {
     until(&store, |stats| stats.retention[0].rows == 7);
     assert_eq!(count(&store), 5);
     assert_eq!(store.stats().retention[0].clock_ahead, None);
+    until(&store, |stats| clock_alert(stats).is_none());
     drop(retention);
     // It waits for that without an end.
     set_back(&store, 300 * DAY, "''");
