@@ -900,9 +900,7 @@ fn pause_lets_other_connections_write() {
     let path = folder.path().join("app.db");
     let store = Store::open(&path).unwrap();
     store.write(|tx| tx.execute_batch(TABLE)).unwrap();
-    let file: String = (0..100_000).map(|n| format!("{n},text\n")).collect();
-    let file = format!("id,text\n{file}");
-    let over = AtomicBool::new(false);
+    let (over, has_written) = (AtomicBool::new(false), AtomicBool::new(false));
     let written = thread::scope(|scope| {
         let other = scope.spawn(|| {
             let conn = Connection::open(&path).unwrap();
@@ -910,6 +908,7 @@ fn pause_lets_other_connections_write() {
             let mut written = 0;
             while !over.load(Relaxed) {
                 written += conn.execute("INSERT INTO t(text) VALUES ('other')", []).unwrap();
+                has_written.store(true, Relaxed);
                 // As a service: it does not hold the lock all the time.
                 thread::sleep(Duration::from_millis(1));
             }
@@ -917,9 +916,17 @@ fn pause_lets_other_connections_write() {
         });
         let raised = RaiseOnDrop(&over);
         let pause = Duration::from_millis(10);
-        let csv = store.bulk().pause(pause).csv(file.as_bytes());
+        // The thread above may begin late.
+        let (began, mut lines) = (Instant::now(), 0);
+        let goes_on = |n: &u64| *n < 100_000 || !has_written.load(Relaxed) && began.elapsed() < PATIENCE;
+        let rows = (0..).take_while(goes_on).inspect(|_| lines += 1);
+        let file = Lines {
+            lines: std::iter::once("id,text\n".to_owned()).chain(rows.map(|n| format!("{n},text\n"))),
+            line: io::Cursor::default(),
+        };
+        let csv = store.bulk().pause(pause).csv(file);
         let report = csv.into("t").keep_existing().run().unwrap();
-        assert_eq!(report.rows, 100_000);
+        assert_eq!(report.rows, lines);
         assert!(report.slices > 1);
         let pauses = pause * (report.slices - 1) as u32;
         assert!(report.duration >= pauses, "{report:?}");
@@ -931,6 +938,21 @@ fn pause_lets_other_connections_write() {
         .read(|tx| tx.scalar("SELECT count(*) FROM t WHERE text = 'other'", []))
         .unwrap();
     assert_eq!(others, written as i64);
+}
+
+/// A file that is made line by line.
+struct Lines<I> {
+    lines: I,
+    line: io::Cursor<String>,
+}
+
+impl<I: Iterator<Item = String>> Read for Lines<I> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if self.line.position() as usize == self.line.get_ref().len() {
+            self.line = io::Cursor::new(self.lines.next().unwrap_or_default());
+        }
+        self.line.read(to)
+    }
 }
 
 /// No byte behind the first line is waited for.
