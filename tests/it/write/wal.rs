@@ -181,7 +181,7 @@ fn pinned_log_without_hard_limit_stops_no_write() {
 }
 
 fn poll(store: &Store, done: impl Fn(&Stats) -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(20);
+    let give_up = Instant::now() + Duration::from_secs(60);
     while !done(&store.stats()) {
         assert!(Instant::now() < give_up, "{:?}", store.stats());
         thread::sleep(Duration::from_millis(20));
@@ -191,8 +191,13 @@ fn poll(store: &Store, done: impl Fn(&Stats) -> bool) {
 #[test]
 fn idle_store_checkpoints_its_log() {
     let store = store_with_table(Options::new());
-    store.write(|tx| fill(tx, 5)).unwrap();
-    let before = store.stats().checkpoints;
+    let inside = store.clone();
+    // None is made while a write runs.
+    let before = store.write(move |tx| {
+        fill(tx, 5)?;
+        Ok(inside.stats().checkpoints)
+    });
+    let before = before.unwrap();
     poll(&store, |stats| stats.checkpoints > before);
     // And then it rests: there is nothing left to do until the next write.
     let attempts = || {
@@ -290,19 +295,32 @@ fn attached_database_does_not_count_in_wal_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let store = store_with_attached(Options::new().checkpoint_pages(4000), folder.path());
     let header = 32;
-    store
-        .write(|tx| {
-            fill(tx, 10)?;
-            fill_attached(tx, 300)
-        })
-        .unwrap();
-    let bytes = wal_file_bytes(&store) - header;
+    // Each in a transaction of its own, with no pause in between that an idle writer would use.
+    let alone = || WriteOptions::new().execution_timeout(Duration::from_secs(600));
+    let look = || {
+        let inside = store.clone();
+        let look = move |_: &WriteTx<'_>| Ok((inside.stats().wal_bytes, wal_file_bytes(&inside) - header));
+        store.submit_with(alone(), look).unwrap()
+    };
+    let gate = Gate::hold(&store);
+    let both = |tx: &WriteTx<'_>| {
+        fill(tx, 10)?;
+        fill_attached(tx, 300)
+    };
+    let mut writes = vec![store.submit_with(alone(), both).unwrap()];
+    let first = look();
+    writes.push(store.submit_with(alone(), |tx| fill_attached(tx, 50)).unwrap());
+    let second = look();
+    writes.push(store.submit_with(alone(), |tx| fill(tx, 300)).unwrap());
+    let third = look();
+    gate.open();
+    writes.into_iter().for_each(|write| write.wait().unwrap());
+    let (counted, bytes) = first.wait().unwrap();
     assert!(bytes < 100 * 4120);
-    assert_eq!(store.stats().wal_bytes, bytes);
-    store.write(|tx| fill_attached(tx, 50)).unwrap();
-    assert_eq!(store.stats().wal_bytes, bytes);
-    store.write(|tx| fill(tx, 300)).unwrap();
-    assert_eq!(store.stats().wal_bytes, wal_file_bytes(&store) - header);
+    assert_eq!(counted, bytes);
+    assert_eq!(second.wait().unwrap(), (bytes, bytes));
+    let (counted, bytes) = third.wait().unwrap();
+    assert_eq!(counted, bytes);
     assert!(store.close().unwrap().wal_truncated);
 }
 
