@@ -246,17 +246,23 @@ fn readers_in_use_and_their_waits_are_shown() {
 #[test]
 fn async_read_that_waits_for_a_connection_counts_once() {
     use crate::support::tasks::finish;
+    use crate::support::with_longer_limits;
     let store = store_with(Options::new().readers(1));
     store
         .read(|_| {
-            let before = store.stats().readers.waits;
-            let soon = ReadOptions::new().queue_timeout(Duration::from_millis(300));
-            let late = thread::scope(|scope| {
-                let read = || finish(store.read_async_with(soon, |_| Ok(())));
-                scope.spawn(read).join().unwrap()
+            // One whose time is over before a thread takes it waits for no connection.
+            with_longer_limits(Duration::from_millis(300), |soon| {
+                let before = store.stats().readers.waits;
+                let soon = ReadOptions::new().queue_timeout(soon);
+                let late = thread::scope(|scope| {
+                    let read = || finish(store.read_async_with(soon, |_| Ok(())));
+                    scope.spawn(read).join().unwrap()
+                });
+                assert!(matches!(late, Err(Error::ReadQueueTimeout { .. })), "{late:?}");
+                let waits = store.stats().readers.waits - before;
+                assert!(waits <= 1, "{waits}");
+                (waits == 1).then_some(())
             });
-            assert!(matches!(late, Err(Error::ReadQueueTimeout { .. })), "{late:?}");
-            assert_eq!(store.stats().readers.waits, before + 1);
             Ok(())
         })
         .unwrap();
@@ -694,7 +700,7 @@ fn log_of_another_process_is_seen_by_idle_store() {
     drop(other);
     // A write of the store has it checkpointed.
     store.write(|tx| tx.execute_batch("CREATE TABLE own(a)")).unwrap();
-    until(&store, |stats| stats.alerts.is_empty());
+    until(&store, |stats| stats.alerts.iter().all(|alert| alert.kind != kind));
 }
 
 /// 63 of 100 stores that had just opened had no settings and no pages.
