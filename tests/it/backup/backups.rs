@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use larder::rusqlite::{Connection, OpenFlags};
-use larder::{Access, AlertKind, Backup, BackupReport, BackupStage, Error, Options, Outcome, Store};
+use larder::{Access, Alert, AlertKind, Backup, BackupReport, BackupStage, Error, Options, Outcome, Store};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{Child, PATIENCE, Task, after_mounting, as_ordinary_user, listen, set_mode, tell};
@@ -927,6 +927,11 @@ fn scheduled(folder: &Path) -> Vec<String> {
     names
 }
 
+fn backup_alert(store: &Store) -> Option<Alert> {
+    let alerts = store.stats().alerts;
+    alerts.into_iter().find(|alert| alert.kind == AlertKind::BackupFailed)
+}
+
 fn stamp(age: Duration) -> String {
     let conn = Connection::open_in_memory().unwrap();
     let sql = format!(
@@ -1027,10 +1032,7 @@ fn failing_schedule_is_an_alert_and_removes_nothing() {
     wait_until("the first is made", || !scheduled(&folder).is_empty());
     let away = place.path("away");
     fs::rename(&folder, &away).unwrap();
-    let alert = || {
-        let alerts = place.store.stats().alerts;
-        alerts.into_iter().find(|alert| alert.kind == AlertKind::BackupFailed)
-    };
+    let alert = || backup_alert(&place.store);
     // It may have been moved away in the middle of one, which says something else.
     let says = |reason: &str| {
         alert()
@@ -1038,6 +1040,9 @@ fn failing_schedule_is_an_alert_and_removes_nothing() {
             .is_some_and(|said| said.contains(reason))
     };
     wait_until("the alert begins", || says("folder of the target cannot be used"));
+    // One that was under way may have its name before the last one goes.
+    let kept = scheduled(&away);
+    assert!((1..=2).contains(&kept.len()), "{kept:?}");
     let begun = alert().unwrap();
     assert_eq!(
         begun.site.as_deref(),
@@ -1069,8 +1074,8 @@ fn failing_schedule_is_an_alert_and_removes_nothing() {
             && event.field("db.namespace") == Some(&path)
             && event.field("alert") == Some("backup_failed")
     });
-    assert!(told.expect("reason").contains("folder"), "{told:?}");
-    assert_eq!(scheduled(&away).len(), 1);
+    assert!(told.expect("reason").contains(folder.to_str().unwrap()), "{told:?}");
+    assert_eq!(scheduled(&away), kept);
     fs::rename(&away, &folder).unwrap();
     wait_until("the alert is over", || alert().is_none());
     assert_eq!(place.store.stats().last_backup.unwrap().error, None);
@@ -1204,9 +1209,8 @@ fn has_the_same_schedule(args: &[String]) {
     }
     tell("one is there");
     assert_eq!(listen(), "stop");
-    let (last, alerts) = (store.stats().last_backup, store.stats().alerts);
-    assert_eq!(last.and_then(|last| last.error), None);
-    assert!(alerts.is_empty(), "{alerts:?}");
+    assert_eq!(store.stats().last_backup.and_then(|last| last.error), None);
+    assert_eq!(backup_alert(&store), None);
     drop(schedule);
     tell("done");
 }
@@ -1342,18 +1346,18 @@ fn failing_schedule_beside_a_good_one_is_named() {
         folders.iter().all(|folder| !scheduled(folder).is_empty())
     });
     remove_from_schedule(&folders[1]);
+    let mut found = None;
     wait_until("the good one made the last", || {
         let last = place.store.stats().last_backup;
-        !place.store.stats().alerts.is_empty() && last.is_some_and(|last| last.error.is_none())
+        // The first that failed may have lost its folder in the middle, which says something else.
+        found = place.store.advice().into_iter().find(|finding| {
+            finding.message.contains("scheduled backups fail") && finding.message.contains("No such file")
+        });
+        found.is_some() && last.is_some_and(|last| last.error.is_none())
     });
-    let advice = place.store.advice();
-    let finding = advice
-        .iter()
-        .find(|finding| finding.message.contains("scheduled backups fail"))
-        .unwrap();
+    let finding = found.unwrap();
     assert!(finding.message.contains(folders[1].to_str().unwrap()), "{finding}");
     assert!(!finding.message.contains(folders[0].to_str().unwrap()), "{finding}");
-    assert!(finding.message.contains("No such file"), "{finding}");
     assert!(!finding.to_string().contains("last_backup"), "{finding}");
 }
 
@@ -1365,9 +1369,9 @@ fn backup_alert_clears_when_schedule_stops() {
     let schedule = place.store.backup_every(Duration::from_secs(1), 1, &folder).unwrap();
     wait_until("the first is made", || !scheduled(&folder).is_empty());
     remove_from_schedule(&folder);
-    wait_until("the alert begins", || !place.store.stats().alerts.is_empty());
+    wait_until("the alert begins", || backup_alert(&place.store).is_some());
     drop(schedule);
-    wait_until("the alert is over", || place.store.stats().alerts.is_empty());
+    wait_until("the alert is over", || backup_alert(&place.store).is_none());
 }
 
 #[test]
@@ -1447,8 +1451,8 @@ fn schedule_survives_panic_of_on_connect() {
         .store
         .backup_every(Duration::from_secs(1), 1, place.folder.path())
         .unwrap();
-    wait_until("the alert begins", || !place.store.stats().alerts.is_empty());
-    let reason = place.store.stats().alerts.remove(0).reason;
+    wait_until("the alert begins", || backup_alert(&place.store).is_some());
+    let reason = backup_alert(&place.store).unwrap().reason;
     assert!(reason.unwrap().contains("option `on_connect`: it panicked"));
     armed.store(false, Ordering::Relaxed);
     wait_until("one is made", || !scheduled(place.folder.path()).is_empty());
