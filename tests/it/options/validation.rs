@@ -172,7 +172,7 @@ fn values_at_the_ends_of_ranges_are_accepted() {
         .slow_events_per_second(u32::MAX)
         .monitor_interval(Duration::from_secs(24 * 60 * 60))
         .interrupt_old_readers(true);
-    let patient = Duration::from_secs(5);
+    let patient = Duration::from_secs(60);
     for options in [least, most] {
         let store = options.open_temp().unwrap();
         store

@@ -14,7 +14,7 @@ use larder::rusqlite::Connection;
 use larder::{Error, Options, ReadOptions, ReadTx, Result, Role, Store};
 
 use crate::support::tasks::{Call, ENDLESS, HeldRead, begin, counting, finish, hear, inserting, poll, store_with};
-use crate::support::{count, write_or_fail};
+use crate::support::{count, timeout_after_failed_opening, write_or_fail};
 use crate::write::groups::Gate;
 
 /// Panics when it is woken, and when the last of it is dropped, and says so each time.
@@ -230,22 +230,24 @@ fn withdrawn_jobs_take_no_room_in_the_queue() {
 
 #[test]
 fn short_read_timeout_says_why_opening_failed() {
-    // The first, which larder opens to see that it can, is let through.
-    let opened = std::sync::atomic::AtomicUsize::new(0);
-    let store = store_with(Options::new().on_connect(move |conn, role| {
-        let first = opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 2;
-        if role == Role::Reader && !first {
-            conn.execute_batch("SELECT * FROM such_a_table_is_missing")?;
+    let error = timeout_after_failed_opening(Duration::from_millis(40), |limit| {
+        // The first, which larder opens to see that it can, is let through.
+        let opened = std::sync::atomic::AtomicUsize::new(0);
+        let store = store_with(Options::new().on_connect(move |conn, role| {
+            let first = opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 2;
+            if role == Role::Reader && !first {
+                conn.execute_batch("SELECT * FROM such_a_table_is_missing")?;
+            }
+            Ok(())
+        }));
+        for limit in [limit, limit + Duration::from_millis(360)] {
+            let options = ReadOptions::new().queue_timeout(limit);
+            let error = finish(store.read_async_with(options, |_| Ok(()))).unwrap_err();
+            assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
         }
-        Ok(())
-    }));
-    for ms in [40, 400] {
-        let options = ReadOptions::new().queue_timeout(Duration::from_millis(ms));
-        let error = finish(store.read_async_with(options, |_| Ok(()))).unwrap_err();
-        assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
-    }
-    let options = ReadOptions::new().queue_timeout(Duration::from_millis(40));
-    let error = finish(store.read_async_with(options, |_| Ok(()))).unwrap_err();
+        let options = ReadOptions::new().queue_timeout(limit);
+        finish(store.read_async_with(options, |_| Ok(()))).unwrap_err()
+    });
     assert!(error.to_string().contains("such_a_table_is_missing"), "{error}");
 }
 
@@ -329,8 +331,10 @@ fn panicking_display_of_on_connect_error_is_reported() {
     });
     let store = options.open_temp().unwrap();
     refuse.store(true, Ordering::SeqCst);
-    let soon = ReadOptions::new().queue_timeout(Duration::from_millis(500));
-    let error = store.read_with(soon, |_| Ok(())).unwrap_err();
+    let error = timeout_after_failed_opening(Duration::from_millis(500), |limit| {
+        let soon = ReadOptions::new().queue_timeout(limit);
+        store.read_with(soon, |_| Ok(())).unwrap_err()
+    });
     match error {
         Error::ReadQueueTimeout {
             last_error: Some(reason),

@@ -17,6 +17,7 @@ use larder::{Error, Options, Outcome, Pending, ReadOptions, ReadTx, Result, Role
 use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{Child, Task, skipped, succeeds, tell};
+use crate::support::timeout_after_failed_opening;
 use crate::write::groups::{Gate, grouping};
 
 /// Far more than anything here takes; past it something hangs.
@@ -111,13 +112,13 @@ fn close_after_burst_of_reads_returns_soon() {
 
 // ---- readers that cannot be opened ----
 
-/// A store whose `on_connect` calls `fail` for each reader once the switch is on.
-fn with_failing_readers(fail: fn() -> Result<()>) -> (Store, Arc<AtomicBool>) {
+/// A store whose reads wait for so long, and whose `on_connect` calls `fail` for each reader once the switch is on.
+fn with_failing_readers(limit: Duration, fail: fn() -> Result<()>) -> (Store, Arc<AtomicBool>) {
     let broken = Arc::new(AtomicBool::new(false));
     let is_broken = Arc::clone(&broken);
     let store = Options::new()
         .readers(1)
-        .read_queue_timeout(Duration::from_millis(600))
+        .read_queue_timeout(limit)
         .on_connect(move |_, role| match role {
             Role::Reader if is_broken.load(Ordering::SeqCst) => fail(),
             _ => Ok(()),
@@ -129,9 +130,13 @@ fn with_failing_readers(fail: fn() -> Result<()>) -> (Store, Arc<AtomicBool>) {
 
 /// A read fails for the reason `why`; once the reason is gone, reads work.
 fn says_why_and_recovers(fail: fn() -> Result<()>, why: &str) {
-    let (store, broken) = with_failing_readers(fail);
-    broken.store(true, Ordering::SeqCst);
-    let error = store.read(|_| Ok(())).unwrap_err();
+    let mut failing = None;
+    let error = timeout_after_failed_opening(Duration::from_millis(600), |limit| {
+        let (store, broken) = failing.insert(with_failing_readers(limit, fail));
+        broken.store(true, Ordering::SeqCst);
+        store.read(|_| Ok(())).unwrap_err()
+    });
+    let (store, broken) = failing.unwrap();
     let Error::ReadQueueTimeout { last_error, .. } = &error else {
         panic!("{error:?}");
     };

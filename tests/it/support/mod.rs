@@ -49,6 +49,26 @@ pub(crate) fn with_longer_limits<T>(first: Duration, attempt: impl FnMut(Duratio
     limits.find_map(attempt).expect("no limit was long enough")
 }
 
+/// The error of a read that waits in vain for a connection, for long enough that the first opening fails. On a busy
+/// machine a short limit passes while it goes on, or before it begins.
+#[track_caller]
+pub(crate) fn timeout_after_failed_opening(
+    first: Duration,
+    mut read: impl FnMut(Duration) -> larder::Error,
+) -> larder::Error {
+    with_longer_limits(first, |limit| {
+        let error = read(limit);
+        let larder::Error::ReadQueueTimeout { last_error, .. } = &error else {
+            panic!("{error:?}");
+        };
+        let goes_on = |text: &String| {
+            text == "a connection is being opened" || text.starts_with("opening a connection has taken")
+        };
+        let has_failed = last_error.as_ref().is_some_and(|text| !goes_on(text));
+        has_failed.then_some(error)
+    })
+}
+
 /// What a read gives that is young enough for [`larder::Options::max_reader_age`]. A busy machine may make one old. A
 /// read that is interrupted long before its limit was ended by what another one has left over, and fails.
 #[track_caller]
