@@ -528,26 +528,30 @@ fn queued_writes_are_refused_fast_on_full_log() {
         .open_temp()
         .unwrap();
     store.write(|tx| tx.execute_batch("CREATE TABLE o(a)")).unwrap();
-    let took = store
+    store
         .read(|tx| {
             let _: i64 = tx.query_row(COUNT, [], |row| row.get(0))?;
             store.write(|tx| tx.execute("INSERT INTO o VALUES (zeroblob(200000))", []))?;
-            let began = Instant::now();
-            let jobs: Vec<_> = (0..JOBS)
-                .map(|_| store.submit(|tx| tx.execute("INSERT INTO o VALUES (1)", [])))
-                .collect::<Result<_>>()?;
-            for job in jobs {
-                let error = job.wait().unwrap_err();
-                assert!(matches!(error, Error::WalFull { oldest: Some(_), .. }), "{error:?}");
-                assert!(error.is_retryable());
-            }
-            Ok(began.elapsed())
+            let refuse_all = || {
+                let began = Instant::now();
+                let jobs: Vec<_> = (0..JOBS)
+                    .map(|_| store.submit(|tx| tx.execute("INSERT INTO o VALUES (1)", [])))
+                    .collect::<Result<_>>()
+                    .unwrap();
+                for job in jobs {
+                    let error = job.wait().unwrap_err();
+                    assert!(matches!(error, Error::WalFull { oldest: Some(_), .. }), "{error:?}");
+                    assert!(error.is_retryable());
+                }
+                began.elapsed()
+            };
+            // A busy machine may be slow once or twice; a wait of 20 ms for each is one every time.
+            let took = [(); 5].map(|()| refuse_all());
+            let fast = Duration::from_millis(20) * JOBS / 2;
+            assert!(took.iter().any(|took| *took < fast), "{JOBS} refusals took {took:?}");
+            Ok(())
         })
         .unwrap();
-    assert!(
-        took < Duration::from_millis(20) * JOBS / 2,
-        "{JOBS} refusals took {took:?}"
-    );
     // The read has ended, so the log can be emptied.
     store.write(|tx| tx.execute("INSERT INTO o VALUES (1)", [])).unwrap();
 }
