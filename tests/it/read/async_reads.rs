@@ -17,7 +17,7 @@ use crate::support::tasks::{
     Call, ENDLESS, HeldRead, PATIENCE, asked, begin, counting, finish, hear, insert, inserting, many_threads,
     store_with,
 };
-use crate::support::{count, read_or_fail, write_or_fail};
+use crate::support::{count, read_or_fail, with_longer_limits, write_or_fail};
 
 fn rows(tx: &ReadTx<'_>) -> Result<i64> {
     tx.query_row("SELECT count(*) FROM t", [], |row| row.get(0))
@@ -333,32 +333,36 @@ fn async_read_times_out_if_threads_hold_connections() {
 
 #[test]
 fn reader_age_limit_applies_to_each_read_alone() {
-    let age = Duration::from_millis(400);
-    let store = store_with(
-        Options::new()
-            .readers(1)
-            .max_reader_age(age)
-            .interrupt_old_readers(true),
-    );
-    let endless = || -> Call<i64> { Box::pin(store.read_async(|tx| tx.query_row(ENDLESS, [], |row| row.get(0)))) };
-    let reads = vec![
-        counting(&store),
-        endless(),
-        counting(&store),
-        endless(),
-        counting(&store),
-    ];
-    let results = together(&store, reads);
-    for (place, result) in results.iter().enumerate() {
-        if place % 2 == 0 {
-            assert!(matches!(result, Ok(0)), "{place}: {result:?}");
-        } else {
-            assert!(
-                matches!(result, Err(Error::Interrupted { limit, .. }) if *limit == age),
-                "{place}: {result:?}"
-            );
+    with_longer_limits(Duration::from_millis(400), |age| {
+        let store = store_with(
+            Options::new()
+                .readers(1)
+                .max_reader_age(age)
+                .interrupt_old_readers(true),
+        );
+        let endless = || -> Call<i64> { Box::pin(store.read_async(|tx| tx.query_row(ENDLESS, [], |row| row.get(0)))) };
+        let reads = vec![
+            counting(&store),
+            endless(),
+            counting(&store),
+            endless(),
+            counting(&store),
+        ];
+        let is_too_old =
+            |result: &Result<i64>| matches!(result, Err(Error::Interrupted { limit, .. }) if *limit == age);
+        let mut are_young = true;
+        for (place, result) in together(&store, reads).iter().enumerate() {
+            if place % 2 == 1 {
+                assert!(is_too_old(result), "{place}: {result:?}");
+            } else if is_too_old(result) {
+                // Through a busy machine, or always: then no limit is long enough.
+                are_young = false;
+            } else {
+                assert!(matches!(result, Ok(0)), "{place}: {result:?}");
+            }
         }
-    }
+        are_young.then_some(())
+    });
 }
 
 // ---- neighbours ----
