@@ -2,6 +2,7 @@
 //! size of the file.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -216,24 +217,37 @@ fn map_is_no_larger_than_its_limit() {
 fn mapped_reads_are_right_while_the_file_changes() {
     let (_folder, path) = database();
     let store = Options::new().readers(2).open(&path).unwrap();
-    let child = Child::start("read::memory_map", "changes the size", &[path.to_str().unwrap()]);
-    let read = || {
+    let enough = path.with_extension("enough");
+    let args = [&path, &enough].map(|path| path.to_str().unwrap());
+    let child = Child::start("read::memory_map", "changes the size", &args);
+    let (sees, seen) = channel();
+    let read = |sees: Sender<()>| {
         let mut sizes = 0;
         let mut last = None;
         loop {
             let (is_over, rows) = store.read(is_consistent).unwrap();
-            sizes += usize::from(last.replace(rows) != Some(rows));
+            if last.replace(rows) != Some(rows) {
+                sizes += 1;
+                if sizes == 6 {
+                    sees.send(()).unwrap();
+                }
+            }
             if is_over {
-                return sizes;
+                return;
             }
         }
     };
     thread::scope(|scope| {
-        let readers = [scope.spawn(read), scope.spawn(read)];
-        child.expect("done");
-        for reader in readers {
-            assert!(reader.join().unwrap() > 5, "they saw the file change");
+        for _ in 0..2 {
+            let sees = sees.clone();
+            scope.spawn(move || read(sees));
         }
+        drop(sees);
+        // Only then may the child end.
+        let both = (0..2).all(|_| seen.recv_timeout(PATIENCE).is_ok());
+        fs::write(&enough, "").unwrap();
+        child.expect("done");
+        assert!(both, "they saw the file change");
     });
     child.finish();
     assert!(most_used_map(&path).resident > 0);
@@ -267,19 +281,25 @@ pub(crate) fn child(task: &child::Task) {
             conn.execute("UPDATE t SET n = n + 1 WHERE id = ?1", [id]).unwrap();
             tell("updated");
         },
-        "changes the size" => change_the_size(&conn),
+        "changes the size" => change_the_size(&conn, Path::new(&task.args[1])),
         other => panic!("no role {other:?}"),
     }
     tell("done");
 }
 
-fn change_the_size(conn: &Connection) {
+/// Until that file is there, but not less than so many rounds.
+fn change_the_size(conn: &Connection, enough: &Path) {
     conn.execute_batch("BEGIN; CREATE TABLE told(rows, is_over); INSERT INTO told SELECT count(*), 0 FROM t; COMMIT")
         .unwrap();
-    for round in 1..=ROUNDS {
+    let mut round = 0;
+    let mut is_over = false;
+    while !is_over {
+        round += 1;
+        is_over = round >= ROUNDS && enough.exists();
         conn.execute_batch("BEGIN IMMEDIATE").unwrap();
         if round % 2 == 0 {
-            conn.execute("DELETE FROM t WHERE id > ?1", [ROWS / 2 - round]).unwrap();
+            conn.execute("DELETE FROM t WHERE id > ?1", [ROWS / 2 - round % ROUNDS])
+                .unwrap();
         } else {
             let last: i64 = conn.query_row("SELECT max(id) FROM t", [], |row| row.get(0)).unwrap();
             for id in last + 1..=last + 1_000 {
@@ -290,7 +310,7 @@ fn change_the_size(conn: &Connection) {
             .unwrap();
         conn.execute(
             "UPDATE told SET rows = (SELECT count(*) FROM t), is_over = ?1",
-            [round == ROUNDS],
+            [is_over],
         )
         .unwrap();
         conn.execute_batch("COMMIT; PRAGMA incremental_vacuum").unwrap();
