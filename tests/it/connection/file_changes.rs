@@ -268,8 +268,11 @@ listen()
 ";
     let other = Child::python(script, &[path.to_str().unwrap()]);
     other.expect("1");
-    let looks = store.stats();
-    assert!(looks.alerts.is_empty(), "{:?}", looks.alerts);
+    let alerts = store.stats().alerts;
+    assert!(
+        alerts.iter().all(|alert| alert.kind != AlertKind::LocksDropped),
+        "{alerts:?}"
+    );
     drop(File::open(&path).unwrap());
     poisoned(&store, AlertKind::LocksDropped);
     other.finish();
@@ -509,7 +512,14 @@ fn other_access_waits_for_leftover_read_to_end() {
     assert!(matches!(refused, Error::AlreadyOpen { .. }), "{refused:?}");
     drop(let_go);
     read.join().unwrap().unwrap();
-    let store = shared().unwrap();
+    // The first may be closing still: it was left 1 ms.
+    let give_up = Instant::now() + child::PATIENCE;
+    let store = loop {
+        match shared() {
+            Err(error) => assert!(Instant::now() < give_up, "{error}"),
+            Ok(store) => break store,
+        }
+    };
     assert_eq!(look_from_outside(&path), "1");
     store.close().unwrap();
 }
