@@ -132,7 +132,7 @@ fn sqlite3_shell_reads_and_writes_a_store() {
     let run = |database: &Path, sql: &str| {
         said(
             Command::new(&shell)
-                .args(["-bail", "-cmd", ".timeout 5000"])
+                .args(["-bail", "-cmd", ".timeout 60000"])
                 .arg(database)
                 .arg(sql),
         )

@@ -221,6 +221,17 @@ impl Client {
     }
 }
 
+/// Asks until the answer is another one than that nothing was done: on a busy machine the service may be overloaded.
+fn settled(ask: &dyn Fn() -> Answer) -> Answer {
+    let began = Instant::now();
+    loop {
+        let answer = ask();
+        if answer.status != 503 || began.elapsed() > PATIENCE {
+            return answer;
+        }
+    }
+}
+
 fn answer(response: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, ureq::Error> {
     let mut response = response?;
     let status = response.status().as_u16();
@@ -331,16 +342,6 @@ impl Told {
 
     /// Everything that was acknowledged is answered as it was before. What had no answer is asked for again.
     fn assert_kept_and_settle(&mut self, client: &Client) {
-        let settled = |ask: &dyn Fn() -> Answer| {
-            let began = Instant::now();
-            loop {
-                let answer = ask();
-                // On a busy machine the service may be overloaded.
-                if answer.status != 503 || began.elapsed() > PATIENCE {
-                    return answer;
-                }
-            }
-        };
         for (name, id) in &self.items {
             let item = settled(&|| client.get(&format!("/items/{id}")).unwrap());
             assert_eq!(
@@ -453,9 +454,13 @@ fn end_under_load(mut service: Service, round: &str, signal: &str) -> (Told, End
 
 fn drive(client: &Client, name: &str, started: &AtomicUsize, acknowledged: &AtomicUsize) -> Told {
     let mut told = Told::default();
-    told.create_item(client, format!("{name}-item"), STOCK)
-        .expect("the service answers before it is stopped");
-    let own = *told.items.values().next().expect("the item is made");
+    // On a busy machine the service may refuse one.
+    let own = (0..1000).find_map(|n| {
+        told.create_item(client, format!("{name}-item-{n}"), STOCK)
+            .expect("the service answers before it is stopped");
+        told.items.values().next().copied()
+    });
+    let own = own.expect("the item is made");
     started.fetch_add(1, Relaxed);
     let ask = |n: usize, told: &mut Told| {
         let name = format!("{name}-{n}");
@@ -684,7 +689,8 @@ fn full_queue_gives_503_and_writes_nothing() {
         }
     }
     let client = service.client();
-    assert_eq!(client.create_item("after it", STOCK).unwrap().status, 201);
+    let after = settled(&|| client.create_item("after it", STOCK).unwrap());
+    assert_eq!(after.status, 201, "{}", after.body);
     told.items.insert("after it".into(), find_item(&client, "after it"));
     let ended = service.stop();
     ended.assert_clean();
@@ -721,7 +727,8 @@ fn queue_timeout_gives_503_and_writes_nothing() {
     other.execute_batch("ROLLBACK").unwrap();
     let client = service.client();
     assert_eq!(client.get("/items").unwrap().body["items"], json!([]));
-    assert_eq!(client.create_item("after it", STOCK).unwrap().status, 201);
+    let after = settled(&|| client.create_item("after it", STOCK).unwrap());
+    assert_eq!(after.status, 201, "{}", after.body);
     service.stop().assert_clean();
 }
 
@@ -883,8 +890,8 @@ fn silent_client_does_not_delay_shutdown() {
     assert_eq!(ended.status.code(), Some(0));
     assert!(ended.closed().ends_with("; requests dropped: 2"), "{:?}", ended.lines);
     assert!(ended.log.contains("clients are still connected"), "{}", ended.log);
-    // Far less than the time-outs of requests; the machine may be slow.
-    assert!(took.as_secs() < 8, "{took:?}");
+    // The machine may be slow. Below, no request was answered that its own time-out was over.
+    assert!(took < PATIENCE, "{took:?}");
     for connection in stuck.into_iter().chain(silent) {
         assert_eq!(rest(connection), "");
     }
@@ -972,7 +979,7 @@ fn failed_checkpoint_makes_unhealthy_and_next_write_exits() {
         return;
     };
     let client = service.client();
-    let kept = client.create_item("kept", STOCK).unwrap();
+    let kept = settled(&|| client.create_item("kept", STOCK).unwrap());
     assert_eq!(kept.status, 201, "{}", kept.body);
     // The writer makes a checkpoint once nobody writes any more.
     let began = Instant::now();
@@ -996,9 +1003,10 @@ fn failed_checkpoint_makes_unhealthy_and_next_write_exits() {
     assert!(line.is_some(), "{}", ended.log);
 
     let service = Service::start(&folder);
-    let item = service.client().get(&format!("/items/{}", kept.id())).unwrap();
+    let client = service.client();
+    let item = settled(&|| client.get(&format!("/items/{}", kept.id())).unwrap());
     assert_eq!((item.status, item.body["name"].as_str()), (200, Some("kept")));
-    let again = service.client().create_item("refused", STOCK).unwrap();
+    let again = settled(&|| client.create_item("refused", STOCK).unwrap());
     assert_eq!(again.status, 201, "{}", again.body);
     service.stop().assert_clean();
 }
