@@ -125,6 +125,7 @@ fn keeper_pauses_beside_another_writer() {
     thread::scope(|scope| {
         scope.spawn(|| {
             let other = Connection::open(engine.path()).unwrap();
+            other.busy_timeout(PATIENCE).unwrap();
             let began = Instant::now();
             // It ends, too, if the keeper never pauses.
             while !end.load(Relaxed) && began.elapsed() < PATIENCE {
@@ -295,8 +296,9 @@ fn keeper_does_not_make_the_log_grow() {
     });
 }
 
-/// Compares the logs of both. A read that the machine keeps from ending makes any log large, so such an attempt tells
-/// nothing.
+/// Compares the logs of both. A read that the machine keeps from ending makes any log large, and so does a checkpoint or
+/// a release of the keeper's snapshot that it keeps from going on, beside fast writes. So one attempt may tell nothing;
+/// a keeper that makes the log grow does so in each.
 fn log_is_no_larger_with_keeper(readers: usize, log: impl Fn(&Engine) -> u64) {
     for attempt in 1.. {
         let [(without, _), (with, longest)] = [false, true].map(|keeps| beside_readers(keeps, readers, &log));
@@ -304,7 +306,7 @@ fn log_is_no_larger_with_keeper(readers: usize, log: impl Fn(&Engine) -> u64) {
             return;
         }
         assert!(
-            attempt < 5 && longest > Duration::from_millis(50),
+            attempt < 5,
             "{with} bytes with the keeper, {without} without, and no read was longer than {longest:?}"
         );
     }
@@ -313,6 +315,7 @@ fn log_is_no_larger_with_keeper(readers: usize, log: impl Fn(&Engine) -> u64) {
 /// The store does not know of these commits, as if they were another process's.
 fn write_as_another(engine: &Engine) {
     let other = Connection::open(engine.path()).unwrap();
+    other.busy_timeout(PATIENCE).unwrap();
     other.execute_batch("PRAGMA synchronous = NORMAL").unwrap();
     for _ in 0..12_000 {
         other.execute("INSERT INTO t VALUES (zeroblob(2000))", []).unwrap();
@@ -331,6 +334,7 @@ fn keeper_leaves_the_log_to_another_writer() {
 fn others_can_empty_the_log_beside_busy_readers() {
     beside_readers(true, 2, |engine| {
         let other = Connection::open(engine.path()).unwrap();
+        other.busy_timeout(PATIENCE).unwrap();
         for _ in 0..20 {
             other.execute("INSERT INTO t VALUES (1)", []).unwrap();
             let busy: bool = other
