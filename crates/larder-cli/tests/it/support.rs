@@ -5,12 +5,16 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use larder::rusqlite::Connection;
 use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_larder");
+
+/// Long enough for any machine; past it the other side hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder for the files of one test. The binary runs in it.
 pub(crate) struct Place {
@@ -101,7 +105,9 @@ impl Place {
     }
 
     pub(crate) fn connect(&self, name: &str) -> Connection {
-        Connection::open(self.path(name)).expect("it opens")
+        let conn = Connection::open(self.path(name)).expect("it opens");
+        conn.busy_timeout(PATIENCE).expect("it waits");
+        conn
     }
 
     pub(crate) fn execute(&self, name: &str, sql: &str) {
