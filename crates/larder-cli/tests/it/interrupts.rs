@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{BINARY, Place, Run};
+use crate::support::{BINARY, PATIENCE, Place, Run};
 
 fn signal(child: &Child, name: &str) {
     let status = Command::new("kill")
@@ -55,7 +55,7 @@ fn signal_until_it_ends(child: &mut Child, name: &str) {
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what} did not come");
+        assert!(began.elapsed() < PATIENCE, "{what} did not come");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -151,14 +151,27 @@ fn interrupted_import_in_slices_says_how_far_it_came() {
 /// What is there after a kill is counted, and the same command goes on behind it.
 #[test]
 fn killed_resumable_import_goes_on_without_a_gap() {
+    // On a busy machine each import may end before it is killed.
+    let place = (0..20).find_map(|_| killed_imports());
+    let place = place.expect("an import was killed");
+    place.say(LOG).assert_code(0);
+    let there = "SELECT count(DISTINCT n) FROM log WHERE n BETWEEN 0 AND 59999";
+    assert_eq!(place.count("app.db", there), 60_000);
+    assert_eq!(place.count("app.db", "SELECT count(*) FROM log"), 60_000);
+    place.say("check app.db --full").assert_code(0);
+}
+
+const LOG: &str = "import app.db log.csv --slices --resumable";
+
+/// A database whose import was killed at least once.
+fn killed_imports() -> Option<Place> {
     let place = Place::with_database();
     place.execute("app.db", "CREATE TABLE log(n INTEGER, text TEXT) STRICT");
     let text: String = (0..60_000).map(|n| format!("{n},the text of line {n}\n")).collect();
     place.write("log.csv", format!("n,text\n{text}"));
-    let line = "import app.db log.csv --slices --resumable";
     let mut killed = 0;
     for n in 1..4 {
-        let mut child = spawn(&place, line);
+        let mut child = spawn(&place, LOG);
         until("a slice", || {
             place.count("app.db", "SELECT count(*) FROM log") > n * 5000 || child.try_wait().unwrap().is_some()
         });
@@ -166,17 +179,19 @@ fn killed_resumable_import_goes_on_without_a_gap() {
         let _ = child.kill();
         child.wait().unwrap();
     }
-    assert!(killed > 0, "each import had ended before");
-    place.say(line).assert_code(0);
-    let there = "SELECT count(DISTINCT n) FROM log WHERE n BETWEEN 0 AND 59999";
-    assert_eq!(place.count("app.db", there), 60_000);
-    assert_eq!(place.count("app.db", "SELECT count(*) FROM log"), 60_000);
-    place.say("check app.db --full").assert_code(0);
+    (killed > 0).then_some(place)
 }
 
 /// The table belongs to the import that has created it, wherever it was killed or interrupted.
 #[test]
 fn killed_resumable_import_goes_on_in_the_table_that_it_has_created() {
+    // On a busy machine each import may end before it is killed.
+    let was_killed = (0..20).any(|_| resumes_in_its_own_table());
+    assert!(was_killed, "each import had ended before");
+}
+
+/// Whether an import was killed or interrupted before its end.
+fn resumes_in_its_own_table() -> bool {
     let place = Place::with_database();
     let text: String = (0..60_000).map(|n| format!("{n},the text of line {n}\n")).collect();
     place.write("log.csv", format!("n,text\n{text}"));
@@ -204,12 +219,12 @@ fn killed_resumable_import_goes_on_in_the_table_that_it_has_created() {
         let cursor = "SELECT coalesce(max(rows), 0) FROM larder_bulk";
         assert_eq!(rows(), Some(place.count("app.db", cursor)), "{run:?}");
     }
-    assert!(ended_early > 0, "each import had ended before");
     let imported = place.json(line, 0);
     assert_eq!(imported["files"][0]["created"], false);
     assert_eq!(place.count("app.db", "SELECT count(DISTINCT n) FROM log"), 60_000);
     assert_eq!(rows(), Some(60_000));
     place.say("check app.db --full").assert_code(0);
+    ended_early > 0
 }
 
 #[test]
