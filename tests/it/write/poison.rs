@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::support::{blocker, keep_log, log, write_or_fail};
@@ -112,6 +113,8 @@ fn log_size(path: &Path) -> u64 {
 
 fn write_until_the_disk_fails(path: &Path) {
     let store = Store::open(path).unwrap();
+    // It is the log that does not fit, and no checkpoint of a writer that had to wait for the next write.
+    let _reader = keep_log(path);
     let error = loop {
         match store.write(add) {
             Ok(id) => tell(id),
@@ -308,10 +311,22 @@ fn close_that_does_not_fit(path: &Path) {
     let last: i64 = store
         .read(|tx| tx.query_row("SELECT max(id) FROM t", [], |row| row.get(0)))
         .unwrap();
-    store
-        .write(move |tx| tx.execute("UPDATE t SET data = 'touched' WHERE id = ?1", [last]))
-        .unwrap();
-    let report = store.close().unwrap();
+    // The writer has no idle moment between the write and the close, in which it would make a checkpoint.
+    let (let_go, blocked) = blocker(&store);
+    let touch = "UPDATE t SET data = 'touched' WHERE id = ?1";
+    let touched = store.submit(move |tx| tx.execute(touch, [last])).unwrap();
+    let report = thread::scope(|scope| {
+        let closes = scope.spawn(|| store.close().unwrap());
+        let began = Instant::now();
+        while store.submit(|_| Ok(())).is_ok() {
+            assert!(began.elapsed() < child::PATIENCE, "the close has not begun");
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(let_go);
+        closes.join().unwrap()
+    });
+    blocked.wait().unwrap();
+    assert_eq!(touched.wait().unwrap(), 1);
     assert!(!report.wal_truncated);
     let reason = report.wal_kept_because.unwrap();
     let told = "the checkpoint failed with SQLite's error 778, sqlite_ioerr";
