@@ -14,6 +14,7 @@ use larder::rusqlite::trace::TraceEventCodes;
 use larder::rusqlite::{Connection, hooks};
 use larder::{Error, Migration, Migrations, Options, ReadTx, Result, Role, Store, WriteTx};
 
+use crate::support::child::PATIENCE;
 use crate::support::leaks::{LEAKS, leak_returning, leak_statement_and_rows};
 use crate::write::groups::{Gate, grouping};
 
@@ -342,7 +343,7 @@ fn savepoint_with_leaked_rows_fails_whole_write() {
 
 /// The number of checkpoints that have moved everything, once there is one more than `than`.
 fn another_checkpoint(store: &Store, than: u64) {
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + PATIENCE;
     while store.stats().checkpoints <= than {
         assert!(
             Instant::now() < until,
