@@ -41,6 +41,16 @@ pub(crate) struct Build {
 impl Build {
     /// Checks that a database may be put at `to`, and creates an empty file for it.
     pub(crate) fn begin(from: &str, to: &Path) -> Result<Self> {
+        Self::beside(from, to, |to| Staging::new(to, false))
+    }
+
+    /// The same while there is a database at `to`, which is moved away or replaced once this one is whole.
+    #[cfg(feature = "replicate")]
+    pub(crate) fn begin_beside(from: &str, to: &Path) -> Result<Self> {
+        Self::beside(from, to, |to| Staging::occupied(to, false))
+    }
+
+    fn beside(from: &str, to: &Path, place: impl FnOnce(&Path) -> BuildResult<Staging>) -> Result<Self> {
         check_sqlite(to)?;
         // Before the check for a file at `to`: a store also reserves the name of a file that was moved away.
         if open_files::is_open(to) {
@@ -49,7 +59,7 @@ impl Build {
                 closing: None,
             });
         }
-        let begun = Staging::new(to, false).and_then(|staging| Ok((staging.begin()?, Some(staging))));
+        let begun = place(to).and_then(|staging| Ok((staging.begin()?, Some(staging))));
         Self::within(from, to, begun)
     }
 
@@ -183,6 +193,15 @@ impl Build {
         let staging = staging.expect("a database that is to have a name");
         staging.finish(copy).map_err(|failure| failure.of_replica(&from, &to))?;
         Ok(staging.path)
+    }
+
+    /// The same in place of the file that has the name, if there is one. At no time is there none.
+    #[cfg(feature = "replicate")]
+    pub(crate) fn replace(mut self) -> Result<PathBuf> {
+        if let Some(staging) = &mut self.staging {
+            staging.overwrite = true;
+        }
+        self.finish()
     }
 
     /// The error of work that was stopped: whatever stopped it reports why.

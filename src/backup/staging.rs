@@ -28,12 +28,19 @@ pub(super) struct Staging {
     pub(super) path: PathBuf,
     pub(super) folder: PathBuf,
     /// Whether the copy may replace a file.
-    overwrite: bool,
+    pub(super) overwrite: bool,
 }
 
 impl Staging {
     /// Checks that a copy may be put at `path`.
     pub(super) fn new(path: &Path, overwrite: bool) -> Result<Self> {
+        let staging = Self::occupied(path, overwrite)?;
+        staging.check()?;
+        Ok(staging)
+    }
+
+    /// For a path that is made free before the copy gets its name.
+    pub(super) fn occupied(path: &Path, overwrite: bool) -> Result<Self> {
         let bytes = path.as_os_str().as_encoded_bytes();
         let named = !bytes.ends_with(b"/") && !bytes.contains(&0);
         let Some(name) = path.file_name().filter(|_| named) else {
@@ -52,11 +59,11 @@ impl Staging {
             folder,
             overwrite,
         };
-        staging.check()?;
+        staging.check_name()?;
         Ok(staging)
     }
 
-    fn check(&self) -> Result<()> {
+    fn check_name(&self) -> Result<()> {
         let name = self.path.as_os_str();
         if BESIDE.iter().any(|ending| is_beside_a_file(name, ending)) {
             return Err(Failure::new(
@@ -64,6 +71,12 @@ impl Staging {
                  choose another name",
             ));
         }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check_name()?;
+        let name = self.path.as_os_str();
         if open_files::is_open(&self.path) {
             return Err(Failure::new(
                 "the target is a database that this process has open; choose another name",

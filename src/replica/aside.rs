@@ -66,6 +66,12 @@ pub(super) fn rename_all(path: &Path, spool: &Spool, suffix: &str, most: Option<
     Ok(to)
 }
 
+/// Fails if no such name is free.
+pub(super) fn check_name(path: &Path, suffix: &str, most: u32) -> io::Result<()> {
+    let name = free_name(path, suffix, most);
+    name.map(drop).ok_or_else(|| too_many(path, suffix))
+}
+
 /// Goes on with what a killed process has begun.
 ///
 /// # Errors

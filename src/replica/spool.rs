@@ -8,7 +8,7 @@
 //!     aside       the name that the database gets as it is set aside (aside.rs); mostly not there
 //!     position    up to where the database was captured, or up to where it follows (position.rs)
 //!     follows     the database is a follower's: it has nothing that the replica lacks. Length and checksum of the
-//!                 database that was restored last; empty if none was
+//!                 database that was restored last, and of one that it replaces; empty if none was
 //!     verified    when the replica was verified last, in milliseconds since 1970
 //!     0/          N-N.ltx: sealed transactions, oldest first
 //!     tmp/        unfinished files
@@ -245,11 +245,14 @@ impl Spool {
         self.folder.parent().map_or(Ok(()), sync_folder)
     }
 
-    /// Keeps, in the mark, by what a database is known that is about to get its name from a follower.
-    pub(super) fn keep_restored(&self, restored: File) -> io::Result<()> {
+    /// Keeps, in the mark, by what a database is known that is about to get its name from a follower, and the one that was
+    /// restored before and has the name until then.
+    pub(super) fn keep_restored(&self, restored: File, before: Option<&Path>) -> io::Result<()> {
+        let before = before.map(|before| contents_of(File::open(before)?)).transpose()?;
+        let (before, contents) = (before.unwrap_or_default(), contents_of(restored)?);
         let unfinished = self.folder.join(UNFINISHED).join(FOLLOWS);
         let mut file = create(&unfinished)?;
-        file.write_all(contents_of(restored)?.as_bytes())?;
+        file.write_all((before + &contents).as_bytes())?;
         file.sync_all()?;
         self.name(&unfinished, &self.folder.join(FOLLOWS))?;
         sync_folder(&self.folder)
@@ -262,7 +265,11 @@ impl Spool {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             kept => kept?,
         };
-        Ok(!kept.is_empty() && kept == contents_of(File::open(database)?)?)
+        if kept.is_empty() {
+            return Ok(false);
+        }
+        let contents = contents_of(File::open(database)?)?;
+        Ok(kept.split_inclusive('\n').any(|line| line == contents))
     }
 
     /// The new path of the database, if it is being set aside. The file has its name alone: the folder may be moved.

@@ -25,6 +25,7 @@ use super::options::FollowerOptions;
 use super::poll::{Poll, other_lineage};
 use super::trouble::Trouble;
 use super::{Follower, Following, Inner};
+use crate::backup::{Build, Failure};
 use crate::connection::in_use::is_in_use;
 use crate::connection::{open_files, raw_pages};
 use crate::engine::{Engine, KeepLog};
@@ -36,7 +37,7 @@ use crate::replica::open::{absolute, cannot_read, cannot_spool};
 use crate::replica::position::Position;
 use crate::replica::restore::plan::Target;
 use crate::replica::restore::progress::silent;
-use crate::replica::restore::restore_noted;
+use crate::replica::restore::{LEAVING, restore_build};
 use crate::replica::runtime;
 use crate::replica::spool::Spool;
 use crate::replica::storage::{FailureKind, Storage, StorageError, all_files, request};
@@ -246,14 +247,31 @@ fn restored(
     settings: &Settings,
     reason: &str,
 ) -> Result<(Position, Local)> {
-    // What is as it was restored is deleted, and may be the last copy.
-    let is_there = fs::metadata(path).is_ok_and(|file| file.len() > 0);
-    if is_there && is_as_restored(path, spool).map_err(|error| cannot_set_aside(path, error))? {
+    let cannot = |error| cannot_set_aside(path, error);
+    // Before the whole database is downloaded.
+    if look_at(path, spool, reason).map_err(cannot)?.is_kept {
+        aside::check_name(path, BEFORE_FOLLOWING, MOST_ASIDE).map_err(cannot)?;
+    }
+    if has_bytes(path) {
         refuse_empty(path, storage)?;
     }
-    set_aside(path, spool, reason).map_err(|error| cannot_set_aside(path, error))?;
-    let note = |restored| spool.keep_restored(restored);
-    let report = restore_noted(storage, Target::Newest, &[], Some(settings), path, &silent(), note)?;
+    let build = Build::begin_beside(&storage.to_string(), path)?;
+    // What is in its place may be the last copy, and is there until this one is checked.
+    let finish = |build: Build| {
+        let found = look_at(path, spool, reason).map_err(cannot)?;
+        let before = found.is_ours.then_some(path);
+        let noted = build.written().and_then(|file| spool.keep_restored(file, before));
+        noted.map_err(|error| build.failed(Failure::of(LEAVING, error)))?;
+        set_aside(path, spool, &found, reason).map_err(cannot)?;
+        match found {
+            Found {
+                is_ours: true,
+                is_kept: false,
+            } => build.replace(),
+            _ => build.finish(),
+        }
+    };
+    let report = restore_build(storage, Target::Newest, &[], Some(settings), build, &silent(), finish)?;
     let position = report.position()?;
     Ok((position, Local::untouched(position.file)))
 }
@@ -286,23 +304,40 @@ fn is_as_restored(path: &Path, spool: &Spool) -> io::Result<bool> {
     spool.has_restored(path)
 }
 
-/// Makes room for the restored file. What is there may be another program's, so it gets another name; but for an empty
-/// file, for a database that is as it was restored, and for the index of a log, which is memory.
-fn set_aside(path: &Path, spool: &Spool, reason: &str) -> io::Result<()> {
-    let length = |file: &Path| fs::metadata(file).map_or(0, |file| file.len());
-    if length(path) > 0 && (open_files::is_open(path) || is_in_use(path)) {
+/// What is in the place of the file that is to be restored.
+struct Found {
+    /// There is a database as a follower has restored it.
+    is_ours: bool,
+    /// There is what may be another program's.
+    is_kept: bool,
+}
+
+/// Fails if a program may have the database open.
+fn look_at(path: &Path, spool: &Spool, reason: &str) -> io::Result<Found> {
+    if has_bytes(path) && (open_files::is_open(path) || is_in_use(path)) {
         let problem = format!(
             "{reason}, and a program may have it open, so it is not renamed to restore its replica: stop that program \
              (`fuser -v` names it)"
         );
         return Err(io::Error::other(problem));
     }
-    let mut is_kept = false;
-    let is_ours = length(path) > 0 && is_as_restored(path, spool)?;
+    let is_ours = has_bytes(path) && is_as_restored(path, spool)?;
+    let may_be_others = |ending: &&str| *ending != "-shm" && !(is_ours && ending.is_empty());
+    let mut others = aside::FILES.into_iter().filter(may_be_others);
+    let is_kept = others.any(|ending| has_bytes(&aside::with(path, ending)));
+    Ok(Found { is_ours, is_kept })
+}
+
+fn has_bytes(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|file| file.len() > 0)
+}
+
+/// Makes room for the restored file. What is there may be another program's, so it gets another name; but for an empty
+/// file, for a database that is as it was restored, which is replaced, and for the index of a log, which is memory.
+fn set_aside(path: &Path, spool: &Spool, found: &Found, reason: &str) -> io::Result<()> {
     for ending in aside::FILES {
         let file = aside::with(path, ending);
-        if ending != "-shm" && length(&file) > 0 && !(is_ours && ending.is_empty()) {
-            is_kept = true;
+        if ending != "-shm" && has_bytes(&file) {
             continue;
         }
         match fs::remove_file(&file) {
@@ -310,7 +345,7 @@ fn set_aside(path: &Path, spool: &Spool, reason: &str) -> io::Result<()> {
             _ => {}
         }
     }
-    if is_kept {
+    if found.is_kept {
         let to = aside::rename_all(path, spool, BEFORE_FOLLOWING, Some(MOST_ASIDE))?;
         event!(
             warn,

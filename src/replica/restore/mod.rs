@@ -25,7 +25,7 @@ pub(crate) mod verify;
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -190,21 +190,22 @@ pub(in crate::replica) fn restore(
     to: &Path,
     reporter: &RestoreReporter,
 ) -> Result<ReplicaRestoreReport> {
-    restore_noted(storage, target, spooled, settings, to, reporter, |_| Ok(()))
+    let build = Build::begin(&storage.to_string(), to)?;
+    restore_build(storage, target, spooled, settings, build, reporter, Build::finish)
 }
 
-/// As [`restore`]. `note` reads the database just before it gets its name.
-pub(in crate::replica) fn restore_noted(
+/// As [`restore`], into `build`. `finish` gives the database its name once it is checked.
+pub(in crate::replica) fn restore_build(
     storage: &Storage,
     target: Target,
     spooled: &[(u64, PathBuf)],
     settings: Option<&Settings>,
-    to: &Path,
+    build: Build,
     reporter: &RestoreReporter,
-    note: impl FnOnce(File) -> io::Result<()>,
+    finish: impl FnOnce(Build) -> Result<PathBuf>,
 ) -> Result<ReplicaRestoreReport> {
     reporter.begin();
-    let made = make(storage, target, spooled, settings, to, reporter, note);
+    let made = make(storage, target, spooled, settings, build, reporter, finish);
     let report = reporter.end("restore").and(made)?;
     report.tell(storage);
     Ok(report)
@@ -215,12 +216,11 @@ fn make(
     target: Target,
     spooled: &[(u64, PathBuf)],
     settings: Option<&Settings>,
-    to: &Path,
+    build: Build,
     reporter: &RestoreReporter,
-    note: impl FnOnce(File) -> io::Result<()>,
+    finish: impl FnOnce(Build) -> Result<PathBuf>,
 ) -> Result<ReplicaRestoreReport> {
     let began = Instant::now();
-    let build = Build::begin(&storage.to_string(), to)?;
     let mut rebuilt = rebuild(storage, target, &build, reporter)?;
     for (txid, path) in spooled {
         if *txid == rebuilt.header.max_txid + 1 {
@@ -234,11 +234,9 @@ fn make(
     if reporter.poll().is_break() {
         return Err(build.stopped());
     }
-    let noted = build.written().and_then(note);
-    noted.map_err(|error| build.failed(Failure::of(LEAVING, error)))?;
     let header = rebuilt.header;
     Ok(ReplicaRestoreReport {
-        path: build.finish()?,
+        path: finish(build)?,
         txid: header.max_txid,
         timestamp: time::from_millis(header.timestamp),
         page_size: header.page_size.into(),
@@ -292,7 +290,8 @@ fn add(txid: u64, path: &Path, build: &Build) -> Result<Header> {
     })
 }
 
-const LEAVING: &str = "its position in the replica cannot be written beside it; check the folder and its mode";
+pub(in crate::replica) const LEAVING: &str =
+    "its position in the replica cannot be written beside it; check the folder and its mode";
 
 /// What an earlier store has not uploaded would be forgotten.
 fn in_the_way(storage: &Storage, to: &Path) -> Error {

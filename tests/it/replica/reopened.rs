@@ -135,6 +135,91 @@ fn half_restored_database_stays_while_its_replica_is_away() {
     close(&follower);
 }
 
+/// The replica lists its files, and they are damaged: that shows only as they are read. Until a restored database is checked,
+/// the old one keeps its name and its rows, whatever it is.
+#[test]
+fn local_copy_outlives_a_replica_that_cannot_be_restored() {
+    for is_changed in [false, true] {
+        let place = Place::new();
+        let store = place.open();
+        upload(&store, 10);
+        let follower = follow(&place);
+        if is_changed {
+            upload(&store, 1);
+            super::follower::catch_up(&store, &follower);
+        }
+        close(&follower);
+        if is_changed {
+            // So that it cannot be shown to be as it was left.
+            let other = beside(&place, ".copy");
+            fs::copy(copy(&place), &other).unwrap();
+            fs::rename(&other, copy(&place)).unwrap();
+            upload(&store, 1);
+            keep_snapshot_alone(&place, &store);
+        } else {
+            forget_restore(&place);
+        }
+        super::store::close(store);
+        let (local, mark) = (
+            fs::read(copy(&place)).unwrap(),
+            beside(&place, "-replica").join("follows"),
+        );
+        let marked = fs::read(&mark).unwrap();
+        let sound = place.replica().with_extension("sound");
+        copy_folder(&place.replica(), &sound);
+        damage(&place.replica().join("ltx"));
+        for _ in 0..2 {
+            let error = options().follow(of(&place), copy(&place)).unwrap_err();
+            assert!(error.to_string().contains("checksum"), "{error}");
+            assert!(fs::read(copy(&place)).unwrap() == local, "{error}");
+            assert!(fs::read(&mark).unwrap() == marked, "{error}");
+            assert!(!beside(&place, ".before-following").exists());
+        }
+        fs::remove_dir_all(place.replica()).unwrap();
+        fs::rename(&sound, place.replica()).unwrap();
+        let follower = follow(&place);
+        assert_eq!(rows(&follower), if is_changed { 13 } else { 10 });
+        close(&follower);
+        assert_eq!(beside(&place, ".before-following").exists(), is_changed);
+    }
+}
+
+/// Flips a bit of a page in each file.
+fn damage(levels: &Path) {
+    for level in fs::read_dir(levels).unwrap() {
+        for file in fs::read_dir(level.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[120] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+}
+
+/// A killed process leaves the old database under the name, or the new one: the mark is of both.
+#[test]
+fn mark_knows_the_database_before_and_after_its_replacement() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 10);
+    close(&follow(&place));
+    let before = fs::read(copy(&place)).unwrap();
+    forget_restore(&place);
+    upload(&store, 1);
+    close(&follow(&place));
+    let after = fs::read(copy(&place)).unwrap();
+    assert!(before != after);
+    for (n, left) in [before, after].into_iter().enumerate() {
+        fs::write(copy(&place), left).unwrap();
+        forget_restore(&place);
+        let follower = follow(&place);
+        assert_eq!(rows(&follower), 11, "{n}");
+        close(&follower);
+        assert!(!beside(&place, ".before-following").exists());
+    }
+    super::store::close(store);
+}
+
 /// As if the process had been killed between the restore and its note.
 fn forget_restore(place: &Place) {
     fs::remove_file(beside(place, "-replica").join("position")).unwrap();
