@@ -31,6 +31,9 @@ use crate::write::context::WriteOrder;
 /// The time of a slice while no other thread writes.
 const ALONE: Duration = Duration::from_millis(250);
 
+/// The time of a slice beside other threads' writes, in times of [`Bulk::slice`].
+const BESIDE: u32 = 2;
+
 /// How long after the last write of another thread the job counts as alone.
 const COMPANY: Duration = Duration::from_secs(1);
 
@@ -193,10 +196,22 @@ impl<R: BulkRow> Driver<R> {
         self.company.is_some_and(|last| last.elapsed() < COMPANY)
     }
 
+    fn budget(&self) -> Budget {
+        let beside = match self.pause.is_zero() {
+            true => self.slice.saturating_mul(BESIDE),
+            false => self.slice,
+        };
+        Budget {
+            slice: self.slice,
+            beside,
+            alone: if self.is_alone() { ALONE.max(beside) } else { beside },
+            rows: self.rows,
+        }
+    }
+
     fn submit(&mut self) -> Result<Pending<()>> {
         let counters = &self.store.telemetry.counters;
         self.wal_bytes = counters.wal_bytes.get();
-        let is_alone = self.is_alone();
         let slice = Slice {
             feed: Arc::clone(&self.feed),
             shared: Arc::clone(&self.store.shared),
@@ -207,11 +222,7 @@ impl<R: BulkRow> Driver<R> {
             cursor: self.cursor.clone(),
             reached: Arc::clone(&self.reached),
             position: self.position(),
-            budget: Budget {
-                slice: self.slice,
-                alone: if is_alone { ALONE.max(self.slice) } else { self.slice },
-                rows: self.rows,
-            },
+            budget: self.budget(),
         };
         self.reached.store(0, Relaxed);
         *self.done.lock() = None;

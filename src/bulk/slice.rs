@@ -5,7 +5,8 @@
 //! that arrive while it runs join its transaction after it, each in a savepoint, and share its commit.
 //!
 //! It ends when the feed is empty, when its time is over, or when it has written as many rows as the last slices had room
-//! for: a row of a large index costs a page, and the commit takes as long as there are pages.
+//! for: a row of a large index costs a page, and the commit takes as long as there are pages. Its time runs from the moment
+//! at which another write begins to wait for it ([`Timer`]), so that none waits for longer, and not from its start.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -43,11 +44,43 @@ pub(super) struct Slice<R> {
 /// What a slice may take.
 #[derive(Clone, Copy)]
 pub(super) struct Budget {
-    /// Its time while another write waits.
+    /// The time for which another write may wait for it to end.
     pub(super) slice: Duration,
-    /// Its time while none does.
+    /// Its time in all, once another write waits. Not less than `slice`.
+    pub(super) beside: Duration,
+    /// Its time in all. Not less than `beside`.
     pub(super) alone: Duration,
     pub(super) rows: u64,
+}
+
+/// The time of a slice.
+struct Timer {
+    budget: Budget,
+    /// Its time when another write was first seen to wait. One that came before the slice counts from its start.
+    waited_from: Option<Duration>,
+}
+
+impl Timer {
+    fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            waited_from: None,
+        }
+    }
+
+    /// Whether the slice is over after that time. `waits` says whether another write waits now.
+    fn is_over(&mut self, elapsed: Duration, waits: bool) -> bool {
+        if waits {
+            self.waited_from.get_or_insert(elapsed);
+        }
+        let Budget {
+            slice, beside, alone, ..
+        } = self.budget;
+        match self.waited_from {
+            Some(from) => elapsed >= beside || elapsed - from >= slice,
+            None => elapsed >= alone,
+        }
+    }
 }
 
 /// What a slice has done.
@@ -88,6 +121,8 @@ impl<R: BulkRow> Slice<R> {
         let mut done = Done::default();
         let mut last_key = None;
         let most = if self.names_all { MAX_NAMED } else { MAX_VIOLATIONS };
+        let mut timer = Timer::new(self.budget);
+        timer.is_over(Duration::ZERO, self.made_to_wait());
         self.feed.write_each(|row| -> Result<Next> {
             let (hit, refused) = write_row(tx, &self.sql, row, self.on_violation)?;
             done.hit += u64::from(hit);
@@ -117,7 +152,7 @@ impl<R: BulkRow> Slice<R> {
                 return Ok(Next::StopAfter);
             }
             let names_are_full = self.names_all && done.violations.len() >= most;
-            if names_are_full || self.is_over(began.elapsed()) {
+            if names_are_full || timer.is_over(began.elapsed(), self.made_to_wait()) {
                 return Ok(Next::StopAfter);
             }
             Ok(Next::GoOn)
@@ -138,9 +173,9 @@ impl<R: BulkRow> Slice<R> {
         Ok(done)
     }
 
-    fn is_over(&self, elapsed: Duration) -> bool {
-        elapsed >= self.budget.slice
-            && (elapsed >= self.budget.alone || !self.shared.queue.is_empty() || self.shared.queue.is_closed())
+    /// Whether another write waits, or the store is closing.
+    fn made_to_wait(&self) -> bool {
+        !self.shared.queue.is_empty() || self.shared.queue.is_closed()
     }
 }
 
@@ -172,4 +207,55 @@ pub(super) enum Next {
     StopAfter,
     /// The row is not written.
     StopBefore,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn timer() -> Timer {
+        Timer::new(Budget {
+            slice: 5 * MS,
+            beside: 10 * MS,
+            alone: 250 * MS,
+            rows: 1000,
+        })
+    }
+
+    #[test]
+    fn write_that_waits_from_the_start_waits_for_one_slice() {
+        let mut timer = timer();
+        assert!(!timer.is_over(Duration::ZERO, true));
+        assert!(!timer.is_over(4 * MS, true));
+        assert!(timer.is_over(5 * MS, true));
+    }
+
+    #[test]
+    fn time_runs_from_the_moment_when_a_write_begins_to_wait() {
+        let mut timer = timer();
+        assert!(!timer.is_over(3 * MS, false));
+        assert!(!timer.is_over(4 * MS, true));
+        // A write that is withdrawn does not begin it again.
+        assert!(!timer.is_over(8 * MS, false));
+        assert!(timer.is_over(9 * MS, true));
+    }
+
+    #[test]
+    fn slice_that_was_long_already_ends_at_once() {
+        let mut timer = timer();
+        assert!(!timer.is_over(9 * MS, true));
+        assert!(timer.is_over(10 * MS, true));
+        let mut timer = tests::timer();
+        assert!(!timer.is_over(100 * MS, false));
+        assert!(timer.is_over(101 * MS, true));
+    }
+
+    #[test]
+    fn slice_that_nobody_waits_for_has_a_longest_time() {
+        let mut timer = timer();
+        assert!(!timer.is_over(249 * MS, false));
+        assert!(timer.is_over(250 * MS, false));
+    }
 }

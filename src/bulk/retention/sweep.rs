@@ -575,6 +575,7 @@ impl Sweeper {
             reached: Arc::default(),
             budget: Budget {
                 slice: SLICE,
+                beside: SLICE,
                 alone: if self.is_quiet() { ALONE } else { SLICE },
                 rows: count,
             },
