@@ -215,7 +215,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn timer() -> Timer {
+    fn began() -> Timer {
         Timer::new(Budget {
             slice: 5 * MS,
             beside: 10 * MS,
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn write_that_waits_from_the_start_waits_for_one_slice() {
-        let mut timer = timer();
+        let mut timer = began();
         assert!(!timer.is_over(Duration::ZERO, true));
         assert!(!timer.is_over(4 * MS, true));
         assert!(timer.is_over(5 * MS, true));
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn time_runs_from_the_moment_when_a_write_begins_to_wait() {
-        let mut timer = timer();
+        let mut timer = began();
         assert!(!timer.is_over(3 * MS, false));
         assert!(!timer.is_over(4 * MS, true));
         // A write that is withdrawn does not begin it again.
@@ -244,17 +244,17 @@ mod tests {
 
     #[test]
     fn slice_that_was_long_already_ends_at_once() {
-        let mut timer = timer();
+        let mut timer = began();
         assert!(!timer.is_over(9 * MS, true));
         assert!(timer.is_over(10 * MS, true));
-        let mut timer = tests::timer();
+        let mut timer = began();
         assert!(!timer.is_over(100 * MS, false));
         assert!(timer.is_over(101 * MS, true));
     }
 
     #[test]
-    fn slice_that_nobody_waits_for_has_a_longest_time() {
-        let mut timer = timer();
+    fn slice_that_no_write_waits_for_has_a_longest_time() {
+        let mut timer = began();
         assert!(!timer.is_over(249 * MS, false));
         assert!(timer.is_over(250 * MS, false));
     }
