@@ -20,6 +20,10 @@ pub(crate) const OTHER: &str = "INSERT INTO other VALUES (1)";
 /// Connections that are not larder's are set up so.
 pub(crate) const SET_UP: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL";
 
+/// The ways that the others are compared with.
+const ONE_TRANSACTION: &str = "one transaction";
+const ONE_DELETE: &str = "one DELETE";
+
 /// The pause between two writes of the other caller.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -129,6 +133,13 @@ fn bulk_delete(target: &dyn Target, rows: i64) -> Result<()> {
     Ok(())
 }
 
+fn one_delete(target: &dyn Target, rows: i64) -> Result<()> {
+    let store = target.store().expect("it is larder's");
+    let deleted = store.write(move |tx| tx.execute("DELETE FROM t WHERE id < ?1", [rows]))?;
+    assert_eq!(deleted as u64, rows.unsigned_abs());
+    Ok(())
+}
+
 type Open = fn(&Path) -> Result<Box<dyn Target>>;
 type Run = fn(&dyn Target, i64) -> Result<()>;
 
@@ -202,10 +213,11 @@ fn filled(ways: [Way; 2]) -> [Way; 2] {
 /// larder's ways, and those on a connection that callers lock.
 pub(crate) fn all() -> Vec<Way> {
     [
-        pair("one transaction", open_store, one_transaction),
+        pair(ONE_TRANSACTION, open_store, one_transaction),
         pair("loop of 1000", open_store, loop_of_1000),
         pair("loop of 1000, Mutex", open_mutex, loop_of_1000),
         pair("bulk", open_store, bulk),
+        filled(pair(ONE_DELETE, open_store, one_delete)),
         filled(pair("bulk delete", open_store, bulk_delete)),
     ]
     .into_iter()
@@ -326,8 +338,11 @@ pub(crate) fn run(is_bench: bool, mut ways: Vec<Way>) -> Result<()> {
             way.round(&folder.path().join("app.db"), rows)?;
         }
     }
-    let base = ways.iter().find(|way| way.name == "one transaction");
-    let base = base.map_or(0.0, |way| median(&way.rates));
+    let rate = |name: &str| {
+        let way = ways.iter().find(|way| way.name == name);
+        way.map_or(0.0, |way| median(&way.rates))
+    };
+    let (of_insertion, of_deletion) = (rate(ONE_TRANSACTION), rate(ONE_DELETE));
     println!(
         "{rows} rows, {rounds} rounds; waits in ms\n{:<40} {:>9} {:>5} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>6}",
         "", "rows/s", "", "p50", "p99", "longest", "p99", "longest", "log", "check-"
@@ -336,7 +351,9 @@ pub(crate) fn run(is_bench: bool, mut ways: Vec<Way>) -> Result<()> {
         "{:<40} {:>9} {:>5} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>6}",
         "", "", "", "", "", "", "no cp", "no cp", "MB", "points"
     );
-    ways.iter().for_each(|way| way.print(base));
+    for way in &ways {
+        way.print(if way.is_filled { of_deletion } else { of_insertion });
+    }
     Ok(())
 }
 

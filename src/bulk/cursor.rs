@@ -25,7 +25,7 @@ use crate::transaction::{ReadTx, WriteTx};
 
 const CREATE: &str = "CREATE TABLE larder_bulk(
     name TEXT PRIMARY KEY, statement TEXT NOT NULL, rows INTEGER NOT NULL, last_key ANY, updated_at TEXT NOT NULL,
-    target TEXT, is_replaced INTEGER NOT NULL DEFAULT 0
+    target TEXT COLLATE NOCASE, is_replaced INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID";
 
 #[derive(Clone)]
@@ -65,7 +65,7 @@ impl Cursor {
             Some((_, rows, _, true)) => match &self.target {
                 Some(target) if !is_empty(tx, target)? => Err(was_replaced(&self.name, rows, target)),
                 target => {
-                    begin_again(tx, target.as_deref())?;
+                    begin_again(tx, &self.name, target.as_deref())?;
                     Ok(Resume::default())
                 }
             },
@@ -91,7 +91,7 @@ impl Cursor {
     pub(super) fn begin(tx: &WriteTx<'_>, name: &str, statement: &str) -> Result<()> {
         let target = target(tx, statement)?;
         make(tx, target.as_deref())?;
-        begin_again(tx, target.as_deref())?;
+        begin_again(tx, name, target.as_deref())?;
         let begin = "INSERT INTO larder_bulk(name, statement, rows, updated_at, target)
                      VALUES (?1, ?2, 0, strftime('%Y-%m-%dT%H:%M:%fZ'), ?3)
                      ON CONFLICT(name) DO UPDATE
@@ -214,9 +214,9 @@ fn was_replaced(name: &str, rows: i64, target: &str) -> Error {
     Error::Options {
         option: "Bulk::resumable",
         problem: format!(
-            "the job {name:?} has written {rows} rows into a table {target} that was dropped: the table {target} was created \
-             after it, and has rows. Call Bulk::forget to begin from the first row; a statement that leaves out rows with a \
-             key that is there (ON CONFLICT DO NOTHING) writes those that are missing"
+            "the job {name:?} has written {rows} rows into a table {target} that was dropped: the table {target} is a newer \
+             one, and has rows. Call Bulk::forget to begin from the first row, with ON CONFLICT DO NOTHING if some of the rows \
+             are there"
         ),
     }
 }
@@ -259,10 +259,11 @@ const YOUNGER: &str = "SELECT of.name FROM main.sqlite_schema AS of JOIN main.sq
     ON own.type = 'table' AND own.name = 'larder_bulk' AND of.rowid > own.rowid
     WHERE of.type = 'table' AND of.rootpage > 0";
 
-/// In a table that was created again and is empty, what jobs have written before is gone.
-fn begin_again(tx: &WriteTx<'_>, target: Option<&str>) -> Result<()> {
-    let forget = "UPDATE larder_bulk SET rows = 0, last_key = NULL, is_replaced = 0 WHERE target = ?1 AND is_replaced";
-    tx.execute(forget, [target]).map(drop)
+/// In a table that was created again and is empty, what any job has written before is gone.
+fn begin_again(tx: &WriteTx<'_>, name: &str, target: Option<&str>) -> Result<()> {
+    let forget = "UPDATE larder_bulk SET rows = 0, last_key = NULL, is_replaced = 0
+                  WHERE is_replaced AND (name = ?1 OR target = ?2)";
+    tx.execute(forget, (name, target)).map(drop)
 }
 
 fn is_empty(tx: &ReadTx<'_>, table: &str) -> Result<bool> {

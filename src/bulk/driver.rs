@@ -31,9 +31,6 @@ use crate::write::context::WriteOrder;
 /// The time of a slice while no other thread writes.
 const ALONE: Duration = Duration::from_millis(250);
 
-/// The time of a slice beside other threads' writes, in times of [`Bulk::slice`].
-const BESIDE: u32 = 2;
-
 /// How long after the last write of another thread the job counts as alone.
 const COMPANY: Duration = Duration::from_secs(1);
 
@@ -198,7 +195,7 @@ impl<R: BulkRow> Driver<R> {
 
     fn budget(&self) -> Budget {
         let beside = match self.pause.is_zero() {
-            true => self.slice.saturating_mul(BESIDE),
+            true => self.slice.saturating_add(self.slice / 2),
             false => self.slice,
         };
         Budget {

@@ -112,7 +112,7 @@ const LEAST_SHARE: f64 = 0.01;
 const SLICE: Duration = Duration::from_millis(5);
 
 /// Bytes of the log that the rows of one slice may take, beside other writes and alone. The commit takes as long.
-const SLICE_LOG: u64 = 2 << 20;
+const SLICE_LOG: u64 = 9 << 18;
 const ALONE_LOG: u64 = 32 << 20;
 
 /// A slice stands in the queue for as long as it takes.
@@ -138,8 +138,9 @@ pub enum OnViolation {
 /// leaves what it has committed, and says how much that is. A [resumable](Self::resumable) job goes on behind it, also
 /// after the process was killed.
 ///
-/// While other threads write, a slice ends after some milliseconds ([`slice`](Self::slice)), and the writes that arrived
-/// meanwhile join its transaction: such a write waits for the rest of a slice and its commit. While no other thread
+/// While other threads write, a slice ends some milliseconds after the first of them begins to wait for it
+/// ([`slice`](Self::slice)), and the writes that arrived meanwhile join its transaction: such a write waits for that time
+/// and the commit at most. While no other thread
 /// writes, slices are longer, and faster for each row.
 ///
 /// Foreign keys that are `DEFERRED` are judged at the end of each slice, and slices end by time. So a child row that comes
@@ -205,6 +206,11 @@ impl Bulk {
     /// next run leaves out as many. So each row is written exactly once, if the source gives the same rows in the same
     /// order. The name belongs to one statement; [`forget`](Self::forget) makes the job begin from the first row.
     ///
+    /// If the table that the statement names was **dropped and created again** since, also by another program, the job
+    /// begins from its first row. If that table has rows, it is refused: they may be copies of those that it had written.
+    /// A table that was emptied, altered or renamed and back is the same one, and the job goes on. This is not known of
+    /// views, virtual tables and tables of attached databases: call `forget` if one of these was created again.
+    ///
     /// A deletion needs no name: what is deleted is not found again. The statement of a deletion or an update is its SQL
     /// **without its values**: a job of one name with other values goes on behind the last key of the earlier one. Give
     /// each set of values a name of its own.
@@ -229,8 +235,11 @@ impl Bulk {
         self
     }
 
-    /// The longest time of a slice while another write waits. The default is 5 milliseconds. The commit comes on top of
-    /// it. A longer slice writes more rows a second, and delays other writes for longer.
+    /// The longest time that another write waits for a slice to end. The default is 5 milliseconds. The commit comes on top
+    /// of it. A longer slice writes more rows a second, and delays other writes for longer.
+    ///
+    /// The time runs from the moment at which the first of the other writes begins to wait, and a slice beside other
+    /// writes ends after one and a half times as long in any case.
     pub fn slice(mut self, time: Duration) -> Self {
         self.slice = time;
         self
@@ -238,8 +247,8 @@ impl Bulk {
 
     /// The part of the writer's time that the job may take while other threads write, from 0.01 to 1. The default is 1.
     ///
-    /// After a slice that has taken `t` with its commit, the job waits for `t * (1 / share - 1)`: with 0.25, 5 ms of
-    /// writing are followed by 15 ms without. At 1 the next slice follows at once. Other writes do not starve then, either:
+    /// After a slice that has taken `t` with its commit, the job waits for `t * (1 / share - 1)`: with 0.25, 8 ms of
+    /// writing are followed by 24 ms without. At 1 the next slice follows at once. Other writes do not starve then, either:
     /// they are in the queue before it and join the commit of the current slice, so each waits for one slice at most. A
     /// smaller share makes fewer writes wait at all, and leaves the disk to others. While no other thread has written for a
     /// second, the job takes all. [`BulkStats::share`](crate::BulkStats::share) is the share that it has had.

@@ -218,7 +218,7 @@ mod tests {
     fn began() -> Timer {
         Timer::new(Budget {
             slice: 5 * MS,
-            beside: 10 * MS,
+            beside: 8 * MS,
             alone: 250 * MS,
             rows: 1000,
         })
@@ -235,18 +235,18 @@ mod tests {
     #[test]
     fn time_runs_from_the_moment_when_a_write_begins_to_wait() {
         let mut timer = began();
-        assert!(!timer.is_over(3 * MS, false));
-        assert!(!timer.is_over(4 * MS, true));
+        assert!(!timer.is_over(MS, false));
+        assert!(!timer.is_over(2 * MS, true));
         // A write that is withdrawn does not begin it again.
-        assert!(!timer.is_over(8 * MS, false));
-        assert!(timer.is_over(9 * MS, true));
+        assert!(!timer.is_over(6 * MS, false));
+        assert!(timer.is_over(7 * MS, true));
     }
 
     #[test]
     fn slice_that_was_long_already_ends_at_once() {
         let mut timer = began();
-        assert!(!timer.is_over(9 * MS, true));
-        assert!(timer.is_over(10 * MS, true));
+        assert!(!timer.is_over(7 * MS, true));
+        assert!(timer.is_over(8 * MS, true));
         let mut timer = began();
         assert!(!timer.is_over(100 * MS, false));
         assert!(timer.is_over(101 * MS, true));

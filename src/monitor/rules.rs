@@ -318,7 +318,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         kind: AlertKind::BulkStalled,
-        description: "a bulk job makes no progress: its slice has no reply",
+        description: "a bulk job or a retention makes no progress: its slice has no reply",
         severity: Severity::Warning,
         remedy: "Do what the reason says. Nothing is lost: the job goes on by itself, or behind what is committed if it is \
                  resumable",
@@ -408,7 +408,11 @@ fn slow_checkpoint(seen: &Observation<'_>) -> Option<String> {
 /// What a job waits for.
 fn stalled_job(seen: &Observation<'_>) -> Option<String> {
     let job = seen.sample.waiting_job.as_ref()?;
-    let name = job.name.as_deref().map_or(String::new(), |name| format!(" {name:?}"));
+    let what = match (&job.name, job.site.strip_prefix("larder: retain ")) {
+        (Some(name), _) => format!("the bulk job {name:?}"),
+        (None, Some(table)) => format!("the retention of {table}"),
+        (None, None) => "the bulk job".to_owned(),
+    };
     // One that began after the write is not what the write waits for.
     let checkpoint = slow_checkpoint(seen).filter(|_| checkpoint_is_older(seen));
     let for_what = match (checkpoint, &seen.sample.writing) {
@@ -422,7 +426,7 @@ fn stalled_job(seen: &Observation<'_>) -> Option<String> {
             "the writer is busy with a commit or a checkpoint, or another process has the write lock".into()
         }
     };
-    Some(format!("the bulk job{name} waits: {for_what}"))
+    Some(format!("{what} waits: {for_what}"))
 }
 
 /// Whether the checkpoint of another thread began before the write that runs, if one does.

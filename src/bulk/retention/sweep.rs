@@ -123,7 +123,24 @@ struct Sweep {
     /// Whether it began with the oldest row.
     is_whole: bool,
     began: Duration,
+    /// From the first rows on that it has found.
     running: Option<Running>,
+}
+
+impl Sweep {
+    /// As a write is submitted.
+    fn submitted(&self) {
+        if let Some(running) = &self.running {
+            running.submitted();
+        }
+    }
+
+    /// After a write: its rows, and the time that it took on the writer thread.
+    fn replied(&self, rows: u64, took: Duration) {
+        if let Some(running) = &self.running {
+            running.note(rows, took);
+        }
+    }
 }
 
 /// What a sweep has left.
@@ -384,7 +401,7 @@ impl Sweeper {
         let found = rows.len() as u64;
         let sweep = progress.sweep();
         if sweep.running.is_none() {
-            sweep.running = self.telemetry.bulk.begin(None, site(rule).to_string());
+            sweep.running = self.running(rule);
             // Whether the store is idle is seen from here on.
             self.company = Instant::now();
         }
@@ -392,7 +409,11 @@ impl Sweeper {
             return Ok(Turn::GoesOn);
         }
         let before = self.telemetry.counters.wal_bytes.get();
-        let done = match self.delete(rule, target.delete(), rows.clone()) {
+        sweep.submitted();
+        let done = self.delete(rule, target.delete(), rows.clone());
+        let (written, took) = done.as_ref().map_or((0, Duration::ZERO), |done| (done.rows, done.took));
+        sweep.replied(written, took);
+        let done = match done {
             Ok(done) => done,
             // A deferred foreign key or a trigger has undone the slice: the row is looked for by smaller ones.
             Err(error) if is_of_rows(&error) && found > 1 => {
@@ -408,9 +429,6 @@ impl Sweeper {
         };
         let deleted = done.hit;
         self.telemetry.retention.deleted(rule.number, deleted);
-        if let Some(running) = &sweep.running {
-            running.note(done.rows, done.took);
-        }
         sweep.tried += done.rows;
         let tried = usize::try_from(done.rows).map_or(&rows[..], |tried| &rows[..tried.min(rows.len())]);
         let missed = done.rows - deleted;
@@ -427,6 +445,11 @@ impl Sweeper {
         let added = now.checked_sub(before).unwrap_or(now);
         progress.rows = next_rows(&done, done.rows == found, added, self.is_quiet());
         Ok(Turn::GoesOn)
+    }
+
+    /// An entry in the list of the jobs that run.
+    fn running(&self, rule: &Rule) -> Option<Running> {
+        self.telemetry.bulk.begin(None, site(rule).to_string())
     }
 
     /// Looks at the clock and for old rows.
@@ -484,6 +507,11 @@ impl Sweeper {
             None if is_checked != was_checked => clock.state().clone(),
             None => return Ok(()),
         };
+        // Until it is saved.
+        let running = self.running(rule);
+        if let Some(running) = &running {
+            running.submitted();
+        }
         let record = Record {
             clock: state,
             is_checked,
@@ -496,6 +524,7 @@ impl Sweeper {
                 record::save(tx, &what, &record)
             })?
             .wait();
+        drop(running);
         self.writes = self.telemetry.counters.writes.get();
         match saved {
             Ok(()) => clock.saved(),

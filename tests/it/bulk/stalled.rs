@@ -1,6 +1,7 @@
 //! An alert names the job that makes no progress, and what it waits for.
 
 use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -46,6 +47,37 @@ fn job(store: &Store, name: Option<&'static str>) -> thread::JoinHandle<Error> {
         let insert = "INSERT INTO t VALUES (?1, ?2)";
         job.insert(insert, rows).run().unwrap_err()
     })
+}
+
+/// A write that lasts until it is told to end.
+struct SlowWrite {
+    go_on: Sender<()>,
+    thread: thread::JoinHandle<larder::Result<()>>,
+}
+
+impl SlowWrite {
+    fn end(self) {
+        drop(self.go_on);
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+/// Returns once it runs.
+fn slow_write(store: &Store) -> SlowWrite {
+    let (go_on, wait) = channel();
+    let slow = store.clone();
+    let thread = thread::spawn(move || {
+        let options = larder::WriteOptions::new().label("slow write");
+        slow.write_with(options, move |_| {
+            let _ = wait.recv();
+            Ok(())
+        })
+    });
+    until(store, |stats| {
+        let write = stats.running_write.as_ref();
+        write.is_some_and(|write| write.site == "slow write")
+    });
+    SlowWrite { go_on, thread }
 }
 
 pub(crate) fn child(task: &Task) {
@@ -97,26 +129,58 @@ fn job_that_waits_for_a_disk_that_hangs_is_named() {
 fn job_that_waits_for_another_write_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("app.db"));
-    let (go_on, wait) = std::sync::mpsc::channel::<()>();
-    let slow = store.clone();
-    let slow = thread::spawn(move || {
-        let options = larder::WriteOptions::new().label("slow write");
-        slow.write_with(options, move |_| {
-            let _ = wait.recv();
-            Ok(())
-        })
-    });
-    until(&store, |stats| stats.running_write.is_some());
+    let slow = slow_write(&store);
     let job = job(&store, None);
     let alert = wait_for_alert(&store, true).unwrap();
     let reason = alert.reason.unwrap();
     assert_eq!(alert.site.as_deref(), Some("nightly load"));
     assert!(reason.contains("the write of slow write does not end"), "{reason}");
-    drop(go_on);
-    slow.join().unwrap().unwrap();
+    slow.end();
     wait_for_alert(&store, false);
     store.close().unwrap();
     job.join().unwrap();
+}
+
+/// Both writes of a sweep: that of its record, and that of its first slice.
+#[test]
+fn retention_that_waits_for_another_write_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = open(&path);
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE logs(at INTEGER NOT NULL) STRICT; CREATE INDEX logs_by_at ON logs(at);
+                 INSERT INTO logs VALUES (unixepoch() - 7200), (unixepoch() - 60)",
+            )
+        })
+        .unwrap();
+    let rows = |store: &Store| {
+        store
+            .read(|tx| tx.scalar::<i64>("SELECT count(*) FROM logs", []))
+            .unwrap()
+    };
+    let hour = Duration::from_secs(3600);
+    for has_record in [false, true] {
+        let slow = slow_write(&store);
+        let retention = store.retain("logs", "at", hour).unwrap();
+        let alert = wait_for_alert(&store, true).unwrap();
+        assert_eq!(alert.site.as_deref(), Some("larder: retain logs"), "{has_record}");
+        let reason = alert.reason.unwrap();
+        assert!(
+            reason.contains("the retention of logs waits: the write of slow write does not end"),
+            "{has_record}: {reason}"
+        );
+        assert_eq!(rows(&store), 2);
+        slow.end();
+        wait_for_alert(&store, false);
+        until(&store, |stats| stats.retention[0].rows == 1);
+        assert_eq!(rows(&store), 1);
+        drop(retention);
+        let old = "INSERT INTO logs VALUES (unixepoch() - 7200)";
+        store.write(move |tx| tx.execute(old, [])).unwrap();
+    }
+    store.close().unwrap();
 }
 
 /// A slice that is committed does not wait for the writer.
