@@ -10,9 +10,9 @@
 //! began. [`make`] creates `larder_bulk` again when a job begins in such a table, and notes before which other jobs'
 //! tables are younger than the old one (`is_replaced`).
 //!
-//! A job whose table was replaced begins from its first row if the table is empty. If it has rows, they may be copies of the
-//! job's (a table that was rebuilt) or others, so the job is refused. Virtual tables, views, and tables of other databases
-//! have no place in that order and are not looked at.
+//! A job whose table was replaced begins from its first row if the table is empty. If it has rows, the table was most likely
+//! rebuilt by a migration, which copies them: the job goes on, and an event says so. Virtual tables, views, and tables of
+//! other databases have no place in that order and are not looked at.
 
 use rusqlite::types::Value;
 
@@ -21,6 +21,7 @@ use super::handle::Handle;
 use super::key::Key;
 use crate::connection::sql_text::{quoted, written_table};
 use crate::error::{Error, Result};
+use crate::telemetry::event::event;
 use crate::transaction::{ReadTx, WriteTx};
 
 const CREATE: &str = "CREATE TABLE larder_bulk(
@@ -40,7 +41,7 @@ impl Cursor {
     /// Returns the cursor of that job, and what earlier runs have done.
     pub(super) fn open(store: &Handle, name: &str, statement: &str) -> Result<(Self, Resume)> {
         let (name, statement) = (name.to_owned(), statement.to_owned());
-        store.write(move |tx| {
+        let (cursor, done, was_rebuilt) = store.write(move |tx| {
             let target = target(tx, &statement)?;
             make(tx, target.as_deref())?;
             let cursor = Self {
@@ -48,35 +49,46 @@ impl Cursor {
                 statement,
                 target,
             };
-            let done = cursor.resume(tx)?;
-            Ok((cursor, done))
-        })
+            let (done, was_rebuilt) = cursor.resume(tx)?;
+            Ok((cursor, done, was_rebuilt))
+        })?;
+        if was_rebuilt {
+            event!(
+                warn,
+                "larder::bulk",
+                store.shared.path,
+                { job = cursor.name, table = cursor.target.as_deref().unwrap_or_default(), rows = done.rows },
+                "the table of a resumable job was created again and has rows: they are taken for those of the job, which goes \
+                 on behind them; call Bulk::forget if they are others"
+            );
+        }
+        Ok((cursor, done))
     }
 
-    fn resume(&self, tx: &WriteTx<'_>) -> Result<Resume> {
+    /// Returns what earlier runs have done, and whether their table was created again since, with rows.
+    fn resume(&self, tx: &WriteTx<'_>) -> Result<(Resume, bool)> {
         let begun = "SELECT statement, rows, last_key, is_replaced FROM larder_bulk WHERE name = ?1";
         let begun: Option<(String, i64, Value, bool)> = tx.optional(begun, [&self.name])?;
         match begun {
             // It has created its table, or nothing yet. Whichever statement writes rows first is the job's.
-            None | Some((_, 0, ..)) => Ok(Resume::default()),
+            None | Some((_, 0, ..)) => Ok((Resume::default(), false)),
             Some((statement, rows, ..)) if statement != self.statement => {
                 Err(has_another(&self.name, rows, &statement))
             }
-            Some((_, rows, _, true)) => match &self.target {
-                Some(target) if !is_empty(tx, target)? => Err(was_replaced(&self.name, rows, target)),
-                target => {
-                    begin_again(tx, &self.name, target.as_deref())?;
-                    Ok(Resume::default())
-                }
-            },
-            Some((_, rows, key, false)) => {
-                // A version that did not keep it may have begun the job.
-                let keep = "UPDATE larder_bulk SET target = ?2 WHERE name = ?1 AND target IS NULL";
+            Some((.., true)) if is_empty(tx, self.target.as_deref())? => {
+                begin_again(tx, &self.name, self.target.as_deref())?;
+                Ok((Resume::default(), false))
+            }
+            Some((_, rows, key, was_rebuilt)) => {
+                // A version that did not keep the target may have begun the job.
+                let keep = "UPDATE larder_bulk SET target = ?2, is_replaced = 0
+                            WHERE name = ?1 AND (target IS NULL OR is_replaced)";
                 tx.execute(keep, (&self.name, &self.target))?;
-                Ok(Resume {
+                let done = Resume {
                     rows: rows.unsigned_abs(),
                     key: Key::from_value(key),
-                })
+                };
+                Ok((done, was_rebuilt))
             }
         }
     }
@@ -210,17 +222,6 @@ fn has_another(name: &str, rows: i64, statement: &str) -> Error {
     }
 }
 
-fn was_replaced(name: &str, rows: i64, target: &str) -> Error {
-    Error::Options {
-        option: "Bulk::resumable",
-        problem: format!(
-            "the job {name:?} has written {rows} rows into a table {target} that was dropped: the table {target} is a newer \
-             one, and has rows. Call Bulk::forget to begin from the first row, with ON CONFLICT DO NOTHING if some of the rows \
-             are there"
-        ),
-    }
-}
-
 /// Creates `larder_bulk`, or creates it again if the table of a job that begins is younger.
 fn make(tx: &WriteTx<'_>, target: Option<&str>) -> Result<()> {
     if !has_table(tx)? {
@@ -266,7 +267,9 @@ fn begin_again(tx: &WriteTx<'_>, name: &str, target: Option<&str>) -> Result<()>
     tx.execute(forget, (name, target)).map(drop)
 }
 
-fn is_empty(tx: &ReadTx<'_>, table: &str) -> Result<bool> {
+/// Whether that table is empty, or there is none.
+fn is_empty(tx: &ReadTx<'_>, table: Option<&str>) -> Result<bool> {
+    let Some(table) = table else { return Ok(true) };
     Ok(!tx.exists(&format!("SELECT 1 FROM main.{}", quoted(table)), [])?)
 }
 

@@ -353,8 +353,8 @@ fn lines_of_a_table_that_was_dropped_are_loaded_again() {
         sql("DROP TABLE made");
         sql(CREATE);
         sql("INSERT INTO made VALUES (9, 'z')");
-        let error = load("one", creates).unwrap_err().to_string();
-        assert!(error.contains("2 rows into a table made that was dropped"), "{error}");
+        // It may have been rebuilt.
+        assert_eq!(load("one", creates).unwrap(), (2, 0), "{creates}");
         sql("DROP TABLE made");
     }
 }
