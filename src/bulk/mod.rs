@@ -206,11 +206,7 @@ impl Bulk {
     /// next run leaves out as many. So each row is written exactly once, if the source gives the same rows in the same
     /// order. The name belongs to one statement; [`forget`](Self::forget) makes the job begin from the first row.
     ///
-    /// If the table that the statement names was **dropped and created again** since, also by another program, and is empty,
-    /// the job begins from its first row. If that table has rows, a migration has most likely rebuilt it and copied them: the
-    /// job goes on behind what it had written, and the event `larder::bulk` warns; call `forget` if the rows are others. A
-    /// table that was emptied, altered or renamed and back is the same one. This is not known of views, virtual tables and
-    /// tables of attached databases: call `forget` if one of these was created again.
+    /// It is not seen that the table was **dropped and created again** since: call `forget` then.
     ///
     /// A deletion needs no name: what is deleted is not found again. The statement of a deletion or an update is its SQL
     /// **without its values**: a job of one name with other values goes on behind the last key of the earlier one. Give

@@ -137,40 +137,6 @@ impl Part {
     }
 }
 
-/// The table that an `INSERT`, `REPLACE`, `UPDATE` or `DELETE` writes, and the name of its database if it is given.
-pub(crate) fn written_table(sql: &str) -> Option<(Option<Cow<'_, str>>, Cow<'_, str>)> {
-    let mut depth = 0_u32;
-    // Those of WITH are in parentheses, and so is everything between them but names.
-    let mut outside = tokens(sql).filter(move |token| {
-        match *token {
-            "(" => depth += 1,
-            ")" => depth = depth.saturating_sub(1),
-            _ => return depth == 0,
-        }
-        false
-    });
-    let is = |one: &str, word: &str| one.eq_ignore_ascii_case(word);
-    let verb = outside.find(|token| {
-        ["insert", "replace", "update", "delete"]
-            .iter()
-            .any(|verb| is(token, verb))
-    })?;
-    let mut name = match verb {
-        _ if is(verb, "update") => match outside.next()? {
-            or if is(or, "or") => outside.nth(1)?,
-            name => name,
-        },
-        _ if is(verb, "delete") => outside.find(|token| is(token, "from")).and_then(|_| outside.next())?,
-        _ => outside.find(|token| is(token, "into")).and_then(|_| outside.next())?,
-    };
-    let mut schema = None;
-    if outside.next() == Some(".") {
-        schema = Some(unquoted(name));
-        name = outside.next()?;
-    }
-    Some((schema, unquoted(name)))
-}
-
 /// The tokens of some SQL as they are written, without white space and comments.
 pub(crate) fn tokens(sql: &str) -> impl Iterator<Item = &str> {
     tokens_from(sql, 0).map(|(_, token)| token)
@@ -279,39 +245,6 @@ mod tests {
             ["CREATE TRIGGER broken", "SELECT 1"]
         );
         assert_eq!(told(" -- nothing\n;"), [""; 0]);
-    }
-
-    #[test]
-    fn written_table_is_found() {
-        fn told(sql: &str) -> Option<(Option<String>, String)> {
-            written_table(sql).map(|(schema, table)| (schema.map(Cow::into_owned), table.into_owned()))
-        }
-        let of = |schema: Option<&str>, table: &str| Some((schema.map(str::to_owned), table.to_owned()));
-        for sql in [
-            "INSERT INTO t VALUES (?1)",
-            "insert or replace into t(a, b) values (?1, (SELECT 1 FROM u))",
-            "REPLACE INTO \"t\" SELECT ?1 FROM u",
-            "UPDATE [t] SET a = ?1 FROM u",
-            "UPDATE OR IGNORE t SET a = ?1",
-            "DELETE FROM `t` WHERE a IN (SELECT a FROM u)",
-            "-- INSERT INTO u\n WITH u(a) AS (SELECT 1), v AS NOT MATERIALIZED (VALUES (2)) INSERT INTO t SELECT * FROM u",
-            "WITH RECURSIVE u AS (SELECT 1) DELETE FROM t WHERE a IN u",
-        ] {
-            assert_eq!(told(sql), of(None, "t"), "{sql}");
-        }
-        assert_eq!(told("INSERT INTO main.t DEFAULT VALUES"), of(Some("main"), "t"));
-        assert_eq!(told("UPDATE \"o\"\"x\" . \"t u\" SET a = 1"), of(Some("o\"x"), "t u"));
-        for sql in [
-            "",
-            "SELECT 1",
-            "INSERT",
-            "UPDATE OR",
-            "DELETE FROM",
-            "INSERT INTO main.",
-            "PRAGMA x",
-        ] {
-            assert_eq!(told(sql), None, "{sql}");
-        }
     }
 
     #[test]

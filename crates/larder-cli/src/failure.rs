@@ -146,10 +146,6 @@ const FLAGS: &[(&str, &str)] = &[
         "give the same options as before, or leave --resumable out",
     ),
     (
-        "Call Bulk::forget to begin from the first row, with ON CONFLICT DO NOTHING if some of the rows are there",
-        "Leave --resumable out to import the file from its first line, with --on-conflict skip if some of the lines are there",
-    ),
-    (
         "and Bulk::forget lets the job begin from the first line",
         "and without --resumable it is read from the first line",
     ),

@@ -162,8 +162,8 @@ impl<R: Read> BulkCsv<R> {
     ///
     /// A [resumable](Bulk::resumable) job notes in the same transaction that it has begun. So a later run of the same name
     /// and with the same statement knows the table for its own, and goes on behind the lines that are there, also after
-    /// a kill in between. If the table was dropped since, it is created once more and loaded from the first line, and so is
-    /// an empty one that another program has created. A table whose definition is another one by then is refused.
+    /// a kill in between. If the table was dropped since, it is created once more and loaded from the first line. A table
+    /// whose definition is another one by then is refused.
     ///
     /// ```
     /// # let store = larder::Store::open_temp()?;

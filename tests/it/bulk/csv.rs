@@ -322,43 +322,6 @@ fn job_that_has_only_created_its_table_goes_on() {
     assert!(message.contains("there is a table made already"), "{message}");
 }
 
-/// Of a table that was there before the job, and of one that the job has created.
-#[test]
-fn lines_of_a_table_that_was_dropped_are_loaded_again() {
-    let store = Store::open_temp().unwrap();
-    let sql = |sql: &'static str| store.write(move |tx| tx.execute_batch(sql)).unwrap();
-    let load = |name: &str, creates: bool| {
-        let csv = store
-            .bulk()
-            .resumable(name)
-            .csv(&b"n,text\n1,a\n2,b\n"[..])
-            .into("made");
-        let csv = if creates { csv.create_table(CREATE) } else { csv };
-        csv.run().map(|report| (report.resumed_from, report.rows))
-    };
-    for creates in [false, true] {
-        sql(CREATE);
-        for name in ["one", "other"] {
-            // A key that is there already fails the second one, so it loads into an empty table.
-            sql("DELETE FROM made");
-            assert_eq!(load(name, false).unwrap(), (0, 2), "{name} {creates}");
-            assert_eq!(load(name, creates).unwrap(), (2, 0), "{name} {creates}");
-        }
-        sql("DROP TABLE made");
-        sql(CREATE);
-        assert_eq!(load("one", creates).unwrap(), (0, 2), "{creates}");
-        // Its lines are not there either, and neither are those of any other job.
-        sql("DELETE FROM made");
-        assert_eq!(load("other", creates).unwrap(), (0, 2), "{creates}");
-        sql("DROP TABLE made");
-        sql(CREATE);
-        sql("INSERT INTO made VALUES (9, 'z')");
-        // It may have been rebuilt.
-        assert_eq!(load("one", creates).unwrap(), (2, 0), "{creates}");
-        sql("DROP TABLE made");
-    }
-}
-
 /// A job is noted with its statement, so its name does not stand for what it has done to another table.
 #[test]
 fn one_name_is_of_one_table() {

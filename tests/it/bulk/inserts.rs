@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use larder::rusqlite::Connection;
 use larder::{Constraint, Error, OnViolation, Options, Outcome, Store, WriteOptions};
 
 use crate::support::child::{Child, PATIENCE, Task, listen, tell};
@@ -324,103 +323,6 @@ fn resumable_job_goes_on_behind_its_rows() {
         .run()
         .unwrap();
     assert_eq!((report.resumed_from, report.rows, report.changed), (0, 10, 0));
-}
-
-/// What an earlier run has written is gone with its table.
-#[test]
-fn job_whose_table_was_dropped_begins_again() {
-    log::collect();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("app.db");
-    let store = Store::open(&path).unwrap();
-    let create = "CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(id INTEGER PRIMARY KEY)";
-    let sql = |sql: &str| {
-        // By another program.
-        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-    };
-    sql(create);
-    let load = |table: &str, to: i64| {
-        let insert = format!("INSERT INTO {table} VALUES (?1)");
-        let job = store.bulk().resumable(format!("load {table}"));
-        let report = job.insert(insert, (0..to).map(|id| (id,))).run()?;
-        Ok::<_, Error>((report.resumed_from, report.rows))
-    };
-    assert_eq!((load("a", 10).unwrap(), load("b", 20).unwrap()), ((0, 10), (0, 20)));
-    // None of these makes another table of it, nor does it matter that its rows are gone.
-    for other in [
-        "VACUUM",
-        "CREATE TABLE c(n); DROP TABLE c; VACUUM",
-        "ALTER TABLE a ADD COLUMN n; ALTER TABLE a DROP COLUMN n",
-        "ALTER TABLE a RENAME TO c; ALTER TABLE c RENAME TO A",
-        "CREATE INDEX a_by_id ON a(id); REINDEX a; DROP INDEX a_by_id; ANALYZE",
-        "DELETE FROM a",
-    ] {
-        sql(other);
-        assert_eq!(load("a", 10).unwrap(), (10, 0), "{other}");
-        assert_eq!(load("b", 20).unwrap(), (20, 0), "{other}");
-    }
-    // The same root page, and the same statement.
-    sql("DROP TABLE b; CREATE TABLE b(id INTEGER PRIMARY KEY)");
-    assert_eq!(load("b", 20).unwrap(), (0, 20));
-    assert_eq!(load("b", 21).unwrap(), (20, 1));
-    sql("DROP TABLE b; CREATE TABLE B(id INTEGER PRIMARY KEY)");
-    assert_eq!(load("b", 21).unwrap(), (0, 21));
-    assert_eq!(load("a", 11).unwrap(), (10, 1));
-    // It is known though a job of another table, and VACUUM, came in between.
-    sql(
-        "DROP TABLE a; DROP TABLE b; CREATE TABLE b(id INTEGER PRIMARY KEY); CREATE TABLE a(id INTEGER PRIMARY KEY); VACUUM",
-    );
-    assert_eq!(load("a", 5).unwrap(), (0, 5));
-    sql("VACUUM");
-    assert_eq!(load("b", 6).unwrap(), (0, 6));
-    // A rebuilt table has the old rows, and the job goes on. It is warned of once.
-    let rebuild = "CREATE TABLE new(id INTEGER PRIMARY KEY); INSERT INTO new SELECT * FROM a; DROP TABLE a; ALTER TABLE new RENAME TO a";
-    let warned = || {
-        let of_path = path.display().to_string();
-        let is_it = |event: &log::Event| {
-            event
-                .message
-                .starts_with("the table of a resumable job was created again")
-                && event.mentions(&of_path)
-        };
-        log::events(is_it).len()
-    };
-    assert_eq!(warned(), 0);
-    for from in [5, 6] {
-        sql(rebuild);
-        assert_eq!(load("a", from + 1).unwrap(), (from as u64, 1));
-        assert_eq!(load("a", from + 1).unwrap(), (from as u64 + 1, 0));
-    }
-    assert_eq!(warned(), 2);
-    // Also once another job has made the record again.
-    sql(&format!("{rebuild}; CREATE TABLE d(id INTEGER PRIMARY KEY)"));
-    load("d", 1).unwrap();
-    assert_eq!(load("a", 8).unwrap(), (7, 1));
-    assert_eq!(warned(), 3);
-    assert!(store.check().full().run().unwrap().is_ok());
-}
-
-/// The table of an earlier version kept no targets.
-#[test]
-fn record_of_an_earlier_version_is_read() {
-    let store = store();
-    let old = "CREATE TABLE larder_bulk(
-                   name TEXT PRIMARY KEY, statement TEXT NOT NULL, rows INTEGER NOT NULL, last_key ANY, updated_at TEXT NOT NULL
-               ) STRICT, WITHOUT ROWID";
-    store.write(move |tx| tx.execute_batch(old)).unwrap();
-    let record = "INSERT INTO larder_bulk VALUES ('import', ?1, 300, NULL, '2026-01-01T00:00:00.000Z')";
-    store.write(move |tx| tx.execute(record, [INSERT])).unwrap();
-    let run = |to| store.bulk().resumable("import").insert(INSERT, rows(0, to)).run();
-    let report = run(400).unwrap();
-    assert_eq!((report.resumed_from, report.rows), (300, 100));
-    // From now on its table is known.
-    let schema = "SELECT sql FROM sqlite_schema WHERE name = 't'";
-    let schema: String = store.read(|tx| tx.scalar(schema, [])).unwrap();
-    store
-        .write(move |tx| tx.execute_batch(&format!("DROP TABLE t; {schema}")))
-        .unwrap();
-    let report = run(400).unwrap();
-    assert_eq!((report.resumed_from, report.rows, count(&store)), (0, 400, 400));
 }
 
 #[test]

@@ -542,27 +542,6 @@ fn resumable_import_goes_on_behind_the_lines_of_earlier_runs() {
         .assert_fails(2, &["stdin", "--resumable"]);
 }
 
-/// What earlier runs have imported is gone with their table.
-#[test]
-fn resumable_import_begins_again_in_a_new_table() {
-    let place = Place::with_database();
-    place.execute("app.db", "CREATE TABLE log(n INTEGER) STRICT");
-    place.write("log.csv", "n\n1\n2\n");
-    place.write("more.csv", "n\n3\n");
-    let line = "import app.db log.csv more.csv --table log --slices --resumable";
-    assert_eq!(place.json(line, 0)["rows"], 3);
-    place.execute("app.db", "DROP TABLE log");
-    place.execute("app.db", "CREATE TABLE log(n INTEGER) STRICT");
-    assert_eq!(place.json(line, 0)["rows"], 3);
-    assert_eq!(place.json(line, 0)["rows"], 0);
-    place.execute("app.db", "DROP TABLE log");
-    place.execute("app.db", "CREATE TABLE log(n INTEGER) STRICT");
-    place.execute("app.db", "INSERT INTO log VALUES (1)");
-    place
-        .say(line)
-        .assert_fails(3, &["a table log that was dropped", "Leave --resumable out"]);
-}
-
 /// A resumable import knows the table that it has created, and no other one.
 #[test]
 fn resumable_import_goes_on_in_the_table_that_it_has_created() {
