@@ -47,8 +47,8 @@ pub(super) enum Compared {
 }
 
 impl ExportToPostgres<'_> {
-    /// Reads a table back, and the store again if need be. The SHA-256 of one with an order is that of `COPY (SELECT .. ORDER BY ..) TO STDOUT (FORMAT
-    /// binary)`.
+    /// Reads a table back, and the store again if need be. The SHA-256 of one with an order is that of
+    /// `COPY (SELECT .. ORDER BY ..) TO STDOUT (FORMAT binary)`.
     pub(super) fn compare(
         &self,
         conn: &Connection,
@@ -58,7 +58,7 @@ impl ExportToPostgres<'_> {
         sent: &Sent,
         compared: &mut u64,
     ) -> Result<Compared> {
-        if !table.has_made_columns() {
+        if !table.has_made_columns() && !self.has_children(server, tx, table)? {
             let (before, copy) = (*compared, table.copy_out_as_stored(self.working_schema()));
             let theirs = self.received(server, tx, table, &copy, |theirs| {
                 self.digest(server, table, theirs, sent, compared)
@@ -75,6 +75,17 @@ impl ExportToPostgres<'_> {
         self.received(server, tx, table, &copy, |theirs| {
             self.in_order(conn, server, table, theirs, compared)
         })
+    }
+
+    /// Whether other tables inherit from it: COPY of a table leaves out their rows, and SELECT has them.
+    fn has_children(&self, server: &Server, tx: &mut Transaction<'_>, table: &Table) -> Result<bool> {
+        let found = "SELECT EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = $1::text::regclass)";
+        let found = tx.query_one(found, &[&table.qualified(self.working_schema())]);
+        let found = found.map_err(|error| {
+            let what = format!("the children of table {}", table.name);
+            server.error(&what, error, Outcome::RolledBack)
+        })?;
+        Ok(found.get(0))
     }
 
     /// Has a thread receive what the server sends for a COPY, while `read` reads it.

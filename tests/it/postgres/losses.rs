@@ -103,6 +103,44 @@ fn rows_that_lie_elsewhere_at_the_server_are_the_same() {
 }
 
 #[test]
+fn rows_of_tables_that_inherit_are_found() {
+    let Some(server) = Postgres::start() else { return };
+    // Each table gets a child as soon as it is made.
+    let on_table = "
+        CREATE FUNCTION beget() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
+            FOR r IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE command_tag = 'CREATE TABLE'
+                AND object_identity = 'public.t' LOOP
+                CREATE TABLE public.child() INHERITS (public.t);
+                {insert}
+            END LOOP;
+        END $$;
+        CREATE EVENT TRIGGER beget ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION beget()";
+    let insert = "INSERT INTO public.child VALUES (9, 'more');";
+    for (at, columns, insert, wanted) in [
+        (0, "id INTEGER PRIMARY KEY, s TEXT", insert, Some("it has more rows at the server")),
+        (1, "id INTEGER, s TEXT", insert, Some("it has 3 rows at the server, 2 in the store")),
+        (2, "id INTEGER PRIMARY KEY, s TEXT", "", None),
+        (3, "id INTEGER, s TEXT", "", None),
+    ] {
+        let store = Store::open_temp().unwrap();
+        let rows = format!("CREATE TABLE t({columns}); INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+        store.write(move |tx| tx.execute_batch(&rows)).unwrap();
+        let database = format!("child{at}");
+        let url = server.database(&database);
+        server.run(&database, &on_table.replace("{insert}", insert));
+        let exported = store.export_to_postgres(&url).run();
+        match wanted {
+            Some(wanted) => {
+                let error = exported.unwrap_err().to_string();
+                assert!(error.contains("table t") && error.contains(wanted), "{error}");
+                assert_eq!(tables(&server, &database), "0");
+            }
+            None => assert_eq!(exported.unwrap().tables[0].sha256.as_ref().map(String::len), Some(64)),
+        }
+    }
+}
+
+#[test]
 fn index_that_lost_a_row_of_its_table_is_found() {
     let Some(server) = Postgres::start() else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -208,6 +208,27 @@ fn table_is_made_again_if_a_row_set_aside_has_changed_or_is_gone() {
 }
 
 #[test]
+fn table_that_inherits_from_a_complete_one_is_found() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("app.db"));
+    let url = server.database("inherits");
+    broken_off(&store, &url, ROWS);
+    server.run(
+        "inherits",
+        "CREATE TABLE child() INHERITS (larder_export_app.a); INSERT INTO child VALUES (0, 'more')",
+    );
+    // The table is to be made again, which the child prevents.
+    let error = export(&store, &url).run().unwrap_err().to_string();
+    assert!(error.contains("table a") && error.contains("depend"), "{error}");
+    assert_eq!(tables(&server, "inherits", "app"), "");
+    server.run("inherits", "DROP TABLE child");
+    let report = export(&store, &url).run().unwrap();
+    assert_eq!(resumed(&report), [true, true, true]);
+    is_whole(&server, "inherits");
+}
+
+#[test]
 fn schema_that_no_export_has_made_is_left_alone() {
     let Some(server) = Postgres::start() else { return };
     let folder = tempfile::tempdir().unwrap();
