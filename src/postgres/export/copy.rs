@@ -61,6 +61,11 @@ pub(super) struct Sent {
 }
 
 impl Sent {
+    /// Whether the server has stored as many rows as were read.
+    pub(super) fn is_stored(&self) -> bool {
+        self.stream.stored == self.rows
+    }
+
     /// What the report has of the rows that were sent.
     pub(super) fn shown(&self) -> &str {
         self.sum.as_ref().unwrap_or(&self.stream.sha256)
@@ -79,6 +84,8 @@ impl Sent {
 pub(super) struct Stream {
     pub(super) sha256: String,
     pub(super) bytes: u64,
+    /// The rows that the server has stored, by its own count.
+    pub(super) stored: u64,
 }
 
 /// Adds up a [`Stream`].
@@ -94,10 +101,11 @@ impl Streamed {
         self.bytes += bytes.len() as u64;
     }
 
-    fn finish(self) -> Stream {
+    fn finish(self, stored: u64) -> Stream {
         Stream {
             sha256: hex(&self.sha.finalize()),
             bytes: self.bytes,
+            stored,
         }
     }
 }
@@ -247,7 +255,7 @@ impl ExportToPostgres<'_> {
         table.is_misfit(row)
     }
 
-    /// What [`copy`](Self::copy) would have sent.
+    /// What [`copy`](Self::copy) would have sent. An earlier run has kept a table only if all of its rows were stored.
     pub(super) fn hash(&self, conn: &Connection, server: &Server, table: &Table, copied: &mut u64) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
         let columns = table.sent();
@@ -268,7 +276,8 @@ impl ExportToPostgres<'_> {
             self.step(ExportStage::Copy, copied)
         })?;
         stream.add(&COPY_END);
-        Ok(read.sent(stream.finish()))
+        let stream = stream.finish(read.rows);
+        Ok(read.sent(stream))
     }
 }
 
@@ -288,7 +297,7 @@ impl Filler {
 
 /// Sends blocks until the end.
 fn send(mut writer: CopyInWriter<'_>, full: Receiver<Block>, emptied: Sender<Vec<u8>>) -> std::io::Result<Stream> {
-    let mut stream = Streamed::default();
+    let (mut stream, mut stored) = (Streamed::default(), 0);
     while let Ok(block) = full.recv() {
         match block {
             Block::Rows(mut rows) => {
@@ -300,12 +309,12 @@ fn send(mut writer: CopyInWriter<'_>, full: Receiver<Block>, emptied: Sender<Vec
                 let _ = emptied.send(rows);
             }
             Block::End => {
-                writer.finish().map_err(std::io::Error::other)?;
+                stored = writer.finish().map_err(std::io::Error::other)?;
                 break;
             }
         }
     }
-    Ok(stream.finish())
+    Ok(stream.finish(stored))
 }
 
 /// Empties a block, and does not keep the memory of a very large row.

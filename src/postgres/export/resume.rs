@@ -346,17 +346,21 @@ impl ExportToPostgres<'_> {
         self.execute(server, &mut tx, &what, &drop)?;
         self.forget_aside(server, &mut tx, &format!("table_name = {}", string(&table.name)))?;
         self.create(server, &mut tx, table, self.working_schema(), exported, notes)?;
+        exported.create = table.create(&self.schema);
         let sent = self.copy(conn, server, &mut tx, table, exported.rows, copied)?;
         self.send_aside(conn, server, &mut tx, table)?;
         self.keys(server, &mut tx, table)?;
         exported.quarantined = sent.set_aside;
-        let made = Made {
-            create: self.statement_hash(table),
-            set_aside: sent.set_aside,
-            sha256: sent.of_all(),
-        };
-        let comment = format!("COMMENT ON TABLE {qualified} IS {}", string(&made.to_comment()));
-        tx.batch_execute(&comment).map_err(failed)?;
+        // Without the comment, the next run makes it again.
+        if sent.is_stored() {
+            let made = Made {
+                create: self.statement_hash(table),
+                set_aside: sent.set_aside,
+                sha256: sent.of_all(),
+            };
+            let comment = format!("COMMENT ON TABLE {qualified} IS {}", string(&made.to_comment()));
+            tx.batch_execute(&comment).map_err(failed)?;
+        }
         // Only the staging schema may have it or not.
         tx.commit().map_err(failed)?;
         Ok(sent)
