@@ -405,6 +405,10 @@ impl<'s> ExportToPostgres<'s> {
             )));
         }
         let mut client = session::begin(server)?;
+        let is_utf8 = session::is_utf8(server, &mut client)?;
+        for table in &mut schema.tables {
+            table.orders_text &= is_utf8;
+        }
         if self.resumes {
             self.write_by_table(conn, server, &mut client, &mut schema, &mut report)?;
         } else {
@@ -511,7 +515,7 @@ impl<'s> ExportToPostgres<'s> {
         Ok(())
     }
 
-    /// Sets the sequences, and makes what loses no row if it fails.
+    /// Sets the sequences, makes what loses no row if it fails, and has deferred triggers run.
     fn finish(
         &self,
         conn: &Connection,
@@ -528,7 +532,8 @@ impl<'s> ExportToPostgres<'s> {
                 self.attempt(server, tx, &what, statement, notes)?;
             }
         }
-        Ok(())
+        // Deferred triggers run here rather than at COMMIT, so that the comparison sees what they change.
+        self.execute(server, tx, "the deferred triggers", "SET CONSTRAINTS ALL IMMEDIATE")
     }
 
     /// The schema in which the tables are made.

@@ -1,12 +1,12 @@
 //! An export that goes on where it was broken off: [`ExportToPostgres::resumable`].
 //!
 //! The tables are made in a schema of the export's own, the staging schema, each in a transaction of its own with its rows and
-//! keys. Its comment says what it was made of. At the end, one transaction compares all tables, makes the rest, and moves them
+//! keys. Its comment says what it was made of. At the end, one transaction makes the rest, compares all tables, and moves them
 //! to their schema. So there are two kinds of states at the server: the staging schema with complete tables alone, or the
 //! target with all of them.
 //!
 //! A table that is complete from an earlier run is kept if the store still has the same rows, by their SHA-256, and if its
-//! statement is the same. All are compared at the end, row by row, whatever run has made them.
+//! statement is the same. All are compared at the end, whatever run has made them.
 //!
 //! The connection that exports holds an advisory lock of that name, so two exports never fill the same schema.
 
@@ -117,6 +117,7 @@ impl ExportToPostgres<'_> {
                 Completed::Differs(at, what) => (at, what),
                 Completed::AsideDiffers if is_aside_sent => return Err(self.aside_differs(server)),
                 Completed::AsideDiffers => {
+                    report.notes.truncate(notes);
                     self.send_all_aside(conn, server, client, schema)?;
                     is_aside_sent = true;
                     continue;
@@ -380,7 +381,7 @@ impl ExportToPostgres<'_> {
         tx.commit().map_err(failed)
     }
 
-    /// Compares all tables, makes the rest, and moves them to their schema.
+    /// Makes the rest, compares all tables, and moves them to their schema.
     fn complete(
         &self,
         conn: &Connection,
@@ -394,6 +395,8 @@ impl ExportToPostgres<'_> {
             .transaction()
             .map_err(|error| server.error("BEGIN", error, Outcome::RolledBack))?;
         self.lock_tables(server, &mut tx, schema)?;
+        self.enter(ExportStage::Index)?;
+        self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
         let mut compared = 0;
         self.enter(ExportStage::Compare)?;
         if !self.is_same_aside(conn, server, &mut tx, schema)? {
@@ -405,8 +408,6 @@ impl ExportToPostgres<'_> {
                 Compared::Differs(what) => return Ok(Completed::Differs(at, what)),
             }
         }
-        self.enter(ExportStage::Index)?;
-        self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
         self.move_tables(server, &mut tx, schema)?;
         commit(server, tx)?;
         Ok(Completed::Moved)

@@ -27,6 +27,8 @@ pub(super) struct Table {
     pub(super) conflicts: Vec<String>,
     /// Whether the scan found values that do not fit.
     pub(super) has_misfits: bool,
+    /// Whether both sides have one order of text, that of the bytes of UTF-8.
+    pub(super) orders_text: bool,
     pub(super) comments: Comments,
 }
 
@@ -145,6 +147,11 @@ impl Schema {
             })
         })?;
         others.extend(triggers.collect::<rusqlite::Result<Vec<_>>>()?);
+        // BINARY compares the bytes of the text as the file has them.
+        let encoding: String = conn.query_row("PRAGMA main.encoding", [], |row| row.get(0))?;
+        for table in &mut tables {
+            table.orders_text = encoding == "UTF-8";
+        }
         let mut marks = Vec::new();
         for name in ["user_version", "application_id"] {
             let number: i64 = conn.query_row(&format!("PRAGMA main.{name}"), [], |row| row.get(0))?;
@@ -206,6 +213,7 @@ impl Table {
             checks: Vec::new(),
             conflicts: Vec::new(),
             has_misfits: false,
+            orders_text: true,
             comments: Comments::default(),
         }
     }
@@ -257,6 +265,7 @@ impl Table {
             checks: text.checks,
             conflicts: text.conflicts,
             has_misfits: false,
+            orders_text: true,
             comments: Comments::parse(sql),
             has_identity,
             has_rowid,
@@ -280,6 +289,7 @@ impl Table {
                 PgType::Uuid,
             ];
             let is_one_order = column.kind != PgType::Uuid || !column.is_mixed;
+            let is_one_order = is_one_order && (column.kind != PgType::Text || self.orders_text);
             kinds.contains(&column.kind) && is_one_order && !column.as_text
         };
         !self.key.is_empty() && self.key.iter().all(is_ordered)

@@ -38,6 +38,13 @@ pub(super) fn begin(server: &Server) -> Result<Client> {
     Ok(client)
 }
 
+/// Whether the database keeps text in UTF-8. The collation `C` compares the bytes that it keeps.
+pub(super) fn is_utf8(server: &Server, client: &mut Client) -> Result<bool> {
+    let shown = client.query_one("SHOW server_encoding", &[]);
+    let shown = shown.map_err(|error| server.error("the encoding of the database", error, Outcome::NotStarted))?;
+    Ok(shown.get::<_, &str>(0) == "UTF8")
+}
+
 pub(super) fn commit(server: &Server, mut tx: Transaction<'_>) -> Result<()> {
     // COMMIT of a transaction that has failed rolls back, without an error. Any other statement gives one there.
     let is_whole = tx.batch_execute("SELECT 1");
