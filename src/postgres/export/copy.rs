@@ -115,6 +115,8 @@ impl Streamed {
 struct RowsRead {
     rows: u64,
     set_aside: u64,
+    /// The sum of [`Table::key_hash`].
+    key_sum: u64,
     sum: Option<Unordered>,
     aside: Sha256,
 }
@@ -133,6 +135,22 @@ impl RowsRead {
         if let Some(sum) = &mut self.sum {
             sum.add(row);
         }
+    }
+
+    /// Fails if these are other rows than those of the scan, which does not read by the key.
+    fn check(&self, server: &Server, table: &Table, scanned: u64) -> Result<()> {
+        let rows = self.rows + self.set_aside;
+        let what = if rows != scanned {
+            format!(
+                "table {} has {scanned} rows, and {rows} by the index of its key",
+                table.name
+            )
+        } else if self.key_sum != table.key_sum {
+            format!("table {} has other keys than the index of its key", table.name)
+        } else {
+            return Ok(());
+        };
+        Err(server.failed(&format!("{what}: check the store, and REINDEX the table")))
     }
 
     fn sent(self, stream: Stream) -> Sent {
@@ -177,15 +195,12 @@ impl ExportToPostgres<'_> {
             let read = self.fill(conn, server, table, copied, Filler { full, empty, block });
             let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             match read {
-                // It reads by the key, the scan did not.
-                Ok(Some(read)) if read.rows + read.set_aside != scanned => Err(server.failed(&format!(
-                    "table {} has {scanned} rows, and {} by the index of its key: check the store, and REINDEX the table",
-                    table.name,
-                    read.rows + read.set_aside
-                ))),
                 // The thread that sends says why.
                 Ok(None) => Err(sent.err().unwrap_or(Error::Cancelled { work: OPERATION })),
-                Ok(Some(read)) => sent.map(|stream| read.sent(stream)),
+                Ok(Some(read)) => {
+                    read.check(server, table, scanned)?;
+                    sent.map(|stream| read.sent(stream))
+                }
                 Err(error) => Err(error),
             }
         })
@@ -205,6 +220,7 @@ impl ExportToPostgres<'_> {
         let mut is_over = !self.next_block(&mut filler)?;
         filler.block.extend_from_slice(COPY_HEAD);
         each(conn, &table.select(true), |row| {
+            read.key_sum = read.key_sum.wrapping_add(table.key_hash(row)?);
             if self.is_set_aside(table, row)? {
                 read.set_aside += 1;
                 if self.resumes {
@@ -256,7 +272,14 @@ impl ExportToPostgres<'_> {
     }
 
     /// What [`copy`](Self::copy) would have sent. An earlier run has kept a table only if all of its rows were stored.
-    pub(super) fn hash(&self, conn: &Connection, server: &Server, table: &Table, copied: &mut u64) -> Result<Sent> {
+    pub(super) fn hash(
+        &self,
+        conn: &Connection,
+        server: &Server,
+        table: &Table,
+        scanned: u64,
+        copied: &mut u64,
+    ) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
         let columns = table.sent();
         let (mut stream, mut read) = (Streamed::default(), RowsRead::new(table));
@@ -264,6 +287,7 @@ impl ExportToPostgres<'_> {
         stream.add(COPY_HEAD);
         each(conn, &table.select(true), |row| {
             bytes.clear();
+            read.key_sum = read.key_sum.wrapping_add(table.key_hash(row)?);
             if self.is_set_aside(table, row)? {
                 read.set_aside += 1;
                 append_aside(table, row, &mut bytes)?;
@@ -276,6 +300,7 @@ impl ExportToPostgres<'_> {
             self.step(ExportStage::Copy, copied)
         })?;
         stream.add(&COPY_END);
+        read.check(server, table, scanned)?;
         let stream = stream.finish(read.rows);
         Ok(read.sent(stream))
     }

@@ -97,7 +97,10 @@ impl ExportToPostgres<'_> {
         self.enter(ExportStage::Copy)?;
         for (table, exported) in schema.tables.iter_mut().zip(&mut report.tables) {
             let complete = match made.get(&table.target) {
-                Some(known) => self.complete_rows(conn, server, table, known, &mut copied, &mut report.notes)?,
+                Some(known) => {
+                    let rows = exported.rows;
+                    self.complete_rows(conn, server, table, known, rows, &mut copied, &mut report.notes)?
+                }
                 None => None,
             };
             if let Some(complete) = complete {
@@ -275,12 +278,14 @@ impl ExportToPostgres<'_> {
     }
 
     /// The rows of a table of an earlier run, if it is what this one would make.
+    #[allow(clippy::too_many_arguments, reason = "they are the two sides, and what is reported")]
     fn complete_rows(
         &self,
         conn: &Connection,
         server: &Server,
         table: &mut Table,
         made: &Made,
+        scanned: u64,
         copied: &mut u64,
         notes: &mut Vec<ExportNote>,
     ) -> Result<Option<Sent>> {
@@ -300,7 +305,7 @@ impl ExportToPostgres<'_> {
                 instead: "an ordinary column with the values of now, since the server refused its expression".into(),
             }));
         }
-        let now = self.hash(conn, server, table, copied)?;
+        let now = self.hash(conn, server, table, scanned, copied)?;
         let is_same = made.sha256 == now.of_all() && made.set_aside == now.set_aside;
         Ok(is_same.then_some(now))
     }

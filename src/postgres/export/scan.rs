@@ -1,6 +1,7 @@
 //! The scan of an export: it reads all rows for the types of the columns, and for the values that do not fit them.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
@@ -38,8 +39,10 @@ impl ExportToPostgres<'_> {
             .map(|at| self.is_json(table, at).then(JsonSeen::default))
             .collect();
         let (mut rows, mut found, mut again) = (0, Found::new(), false);
+        let mut key_sum = 0_u64;
         each(conn, &table.select(false), |row| {
             rows += 1;
+            key_sum = key_sum.wrapping_add(table.key_hash(row)?);
             for (at, seen) in seen.iter_mut().enumerate() {
                 let value = row.value(at)?;
                 let had_values = seen.classes[1..] != [false; 4];
@@ -57,6 +60,7 @@ impl ExportToPostgres<'_> {
             }
             self.step(ExportStage::Scan, scanned)
         })?;
+        table.key_sum = key_sum;
         if again {
             found = self.misfits(conn, table, scanned)?;
         }
@@ -241,6 +245,27 @@ impl Table {
             }
         }
         Ok(())
+    }
+
+    /// A hash of the rowid and the key of a row, which the index of the key has too. 0 where the table itself is in the order
+    /// of the key.
+    pub(super) fn key_hash(&self, row: &TableRow<'_>) -> Result<u64> {
+        if !self.has_rowid || self.has_identity || self.key.is_empty() {
+            return Ok(0);
+        }
+        let mut hasher = DefaultHasher::new();
+        row.rowid().hash(&mut hasher);
+        for at in &self.key {
+            let value = row.value(*at)?;
+            class_index(value).hash(&mut hasher);
+            match value {
+                ValueRef::Null => {}
+                ValueRef::Integer(number) => number.hash(&mut hasher),
+                ValueRef::Real(number) => number.to_bits().hash(&mut hasher),
+                ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.hash(&mut hasher),
+            }
+        }
+        Ok(hasher.finish())
     }
 
     /// Whether a row has a value that does not fit.

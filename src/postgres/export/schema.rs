@@ -27,6 +27,8 @@ pub(super) struct Table {
     pub(super) conflicts: Vec<String>,
     /// Whether the scan found values that do not fit.
     pub(super) has_misfits: bool,
+    /// The sum of [`Table::key_hash`] over all rows, as the scan found them.
+    pub(super) key_sum: u64,
     /// Whether both sides have one order of text, that of the bytes of UTF-8.
     pub(super) orders_text: bool,
     pub(super) comments: Comments,
@@ -213,6 +215,7 @@ impl Table {
             checks: Vec::new(),
             conflicts: Vec::new(),
             has_misfits: false,
+            key_sum: 0,
             orders_text: true,
             comments: Comments::default(),
         }
@@ -265,6 +268,7 @@ impl Table {
             checks: text.checks,
             conflicts: text.conflicts,
             has_misfits: false,
+            key_sum: 0,
             orders_text: true,
             comments: Comments::parse(sql),
             has_identity,
