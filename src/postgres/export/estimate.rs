@@ -29,8 +29,10 @@ struct Sample {
     rows: u64,
     /// As a binary COPY sends it.
     copy: Vec<u8>,
-    /// How long it took to encode it, and to hash it.
+    /// How long it took to encode it.
     encoding: Duration,
+    /// How long it took to hash it.
+    hashing: Duration,
 }
 
 impl ExportToPostgres<'_> {
@@ -48,10 +50,11 @@ impl ExportToPostgres<'_> {
             sample_rows: 0,
             sample_bytes: 0,
             bytes: 0,
-            // The scan, the copy and the comparison read each row.
-            here: scan * 3,
+            // The scan and the copy read each row.
+            here: scan * 2,
             server: None,
         };
+        let rows = report.rows();
         let mut client = self.probes.then(|| session::begin(server)).transpose()?;
         let probe = client.as_mut().map(|client| Probe::begin(self, server, client));
         let mut probe = probe.transpose()?;
@@ -65,7 +68,13 @@ impl ExportToPostgres<'_> {
             estimate.sample_rows += sample.rows;
             estimate.sample_bytes += sent as u64;
             estimate.bytes += (sent as f64 * factor) as u64;
-            estimate.here += sample.encoding.mul_f64(factor);
+            // They are hashed when they are sent, and when they are read back.
+            estimate.here += (sample.encoding + sample.hashing * 2).mul_f64(factor);
+            if table.has_made_columns() {
+                // The comparison reads them in the store, too.
+                estimate.here += scan.mul_f64(exported.rows as f64 / rows.max(1) as f64);
+                estimate.here += sample.encoding.mul_f64(factor);
+            }
             if let Some(probe) = &mut probe {
                 let time = probe.send(table, &sample)?.mul_f64(factor);
                 *estimate.server.get_or_insert_default() += time;
@@ -126,7 +135,11 @@ impl<'c> Probe<'c> {
             // The export reports what the server refuses.
             let _ = self.export.in_savepoint(self.server, &mut self.tx, &what, &statement)?;
         }
-        let mut reader = self.tx.copy_out(&table.copy_out(&self.schema)).map_err(failed)?;
+        let copy = match table.has_made_columns() {
+            true => table.copy_out(&self.schema),
+            false => table.copy_out_as_stored(&self.schema),
+        };
+        let mut reader = self.tx.copy_out(&copy).map_err(failed)?;
         let mut buffer = vec![0; 64 * 1024];
         while reader.read(&mut buffer).map_err(broken)? > 0 {}
         Ok(began.elapsed())
@@ -144,6 +157,7 @@ impl Sample {
             rows: 0,
             copy: COPY_HEAD.to_vec(),
             encoding: Duration::ZERO,
+            hashing: Duration::ZERO,
         };
         let (sent, mut sha256) = (table.sent(), Sha256::new());
         table.sample(conn, |place, row| {
@@ -151,8 +165,10 @@ impl Sample {
             if !table.is_misfit(row)? {
                 let (began, from) = (Instant::now(), sample.copy.len());
                 table.append_row(server, row, &sent, &mut sample.copy)?;
+                let encoded = began.elapsed();
                 sha256.update(&sample.copy[from..]);
-                sample.encoding += began.elapsed();
+                sample.hashing += began.elapsed() - encoded;
+                sample.encoding += encoded;
                 sample.rows += 1;
             }
             Ok(sample.copy.len() < BYTES / PLACES * (place + 1))

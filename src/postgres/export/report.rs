@@ -49,7 +49,8 @@ pub struct ExportedTable {
     pub quarantined: u64,
     /// Whether an earlier run has sent its rows, with [`ExportToPostgres::resumable`](crate::ExportToPostgres::resumable).
     pub resumed: bool,
-    /// SHA-256 of the rows in hexadecimal: the same, as both sides were read. `None` in a dry run.
+    /// SHA-256 of the rows in hexadecimal: of those that were sent, and the same of those that the server sent back. `None`
+    /// in a dry run.
     pub sha256: Option<String>,
 }
 
@@ -125,8 +126,9 @@ pub struct ExportEstimate {
     pub sample_bytes: u64,
     /// Bytes of all rows as they are sent, by the sample's.
     pub bytes: u64,
-    /// The part of this side: the dry run's own reading of all rows, once more for the copy and for the comparison, and
-    /// encoding and hashing the rows, by the sample's time. Reading a large table by a key that is no integer takes longer.
+    /// The part of this side: the dry run's own reading of all rows, once more for the copy, and for the comparison of tables
+    /// with columns that the server generates; encoding the rows, and hashing them twice, by the sample's time. Reading a
+    /// large table by a key that is no integer takes longer.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::runtime::serde_units::seconds"))]
     pub here: Duration,
     /// The part of the server: writing the rows, keys and indexes, and reading the rows back, by the time of the sample
