@@ -103,6 +103,89 @@ fn rows_that_lie_elsewhere_at_the_server_are_the_same() {
 }
 
 #[test]
+fn rows_that_a_trigger_stores_itself_are_the_same() {
+    let Some(server) = Postgres::start() else { return };
+    // The server counts one row less than it has got.
+    let body = "IF NEW.id = 2 AND pg_trigger_depth() = 1 THEN INSERT INTO public.t SELECT NEW.*; RETURN NULL; END IF;";
+    for (database, columns) in [
+        ("itself", "id INTEGER PRIMARY KEY, s TEXT"),
+        ("itself_sum", "id INTEGER, s TEXT"),
+    ] {
+        let store = Store::open_temp().unwrap();
+        let rows = format!("CREATE TABLE t({columns}); INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+        store.write(move |tx| tx.execute_batch(&rows)).unwrap();
+        let url = server.database(database);
+        server.run(database, &SPOIL.replace("{body}", body));
+        store.export_to_postgres(&url).run().unwrap();
+        assert_eq!(server.run(database, "SELECT id, s FROM t ORDER BY id"), "1|a\n2|b");
+    }
+}
+
+#[test]
+fn rows_that_a_deferred_trigger_changes_are_found() {
+    let Some(server) = Postgres::start() else { return };
+    let url = server.database("deferred");
+    server.run(
+        "deferred",
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE public.t SET s = 'other' WHERE id = 2; RETURN NULL; END $$;
+         CREATE FUNCTION on_table() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+            CREATE CONSTRAINT TRIGGER spoil AFTER INSERT ON public.t DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW EXECUTE FUNCTION public.spoil(); END $$;
+         CREATE EVENT TRIGGER spoil ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION on_table()",
+    );
+    let store = store("CREATE TABLE t(id INTEGER, s TEXT); INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+    let error = store.export_to_postgres(&url).run().unwrap_err().to_string();
+    assert!(
+        error.contains("table t is not the same") && error.contains("other rows"),
+        "{error}"
+    );
+    assert_eq!(tables(&server, "deferred"), "0");
+}
+
+#[test]
+fn tables_without_one_order_of_text_have_the_sum_of_their_rows() {
+    let Some(server) = Postgres::start() else { return };
+    for (store_encoding, server_encoding, is_ordered) in [
+        ("UTF-8", "UTF8", true),
+        ("UTF-16le", "UTF8", false),
+        ("UTF-16be", "UTF8", false),
+        ("UTF-8", "WIN1252", false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.db");
+        // The three encodings have three orders of these. The server makes a column of the third table.
+        let conn = larder::rusqlite::Connection::open(&path).unwrap();
+        conn.execute_batch(&format!(
+            "PRAGMA encoding = '{store_encoding}';
+             CREATE TABLE keyed(s TEXT PRIMARY KEY, n INTEGER);
+             CREATE TABLE plain(s TEXT, n INTEGER);
+             CREATE TABLE made(s TEXT PRIMARY KEY, n INTEGER, m INTEGER AS (n + 1));
+             INSERT INTO keyed VALUES ('b', 1), ('\u{e9}', 2), ('\u{20ac}', 3);
+             INSERT INTO plain SELECT * FROM keyed;
+             INSERT INTO made SELECT * FROM keyed"
+        ))
+        .unwrap();
+        drop(conn);
+        let store = Store::open(&path).unwrap();
+        let database = format!("{store_encoding}_{server_encoding}");
+        server.run(
+            "postgres",
+            &format!(
+                "CREATE DATABASE \"{database}\" ENCODING '{server_encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+            ),
+        );
+        let report = store.export_to_postgres(&server.url(&database)).run().unwrap();
+        let sum = |name: &str| {
+            let table = report.tables.iter().find(|table| table.name == name);
+            table.and_then(|table| table.sha256.clone()).unwrap()
+        };
+        assert_eq!(sum("keyed") != sum("plain"), is_ordered, "{database}: {report}");
+        assert_eq!(server.run(&database, "SELECT m FROM made WHERE s = U&'\\20AC'"), "4");
+    }
+}
+
+#[test]
 fn rows_of_tables_that_inherit_are_found() {
     let Some(server) = Postgres::start() else { return };
     // Each table gets a child as soon as it is made.
@@ -117,8 +200,18 @@ fn rows_of_tables_that_inherit_are_found() {
         CREATE EVENT TRIGGER beget ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION beget()";
     let insert = "INSERT INTO public.child VALUES (9, 'more');";
     for (at, columns, insert, wanted) in [
-        (0, "id INTEGER PRIMARY KEY, s TEXT", insert, Some("it has more rows at the server")),
-        (1, "id INTEGER, s TEXT", insert, Some("it has 3 rows at the server, 2 in the store")),
+        (
+            0,
+            "id INTEGER PRIMARY KEY, s TEXT",
+            insert,
+            Some("it has more rows at the server"),
+        ),
+        (
+            1,
+            "id INTEGER, s TEXT",
+            insert,
+            Some("it has 3 rows at the server, 2 in the store"),
+        ),
         (2, "id INTEGER PRIMARY KEY, s TEXT", "", None),
         (3, "id INTEGER, s TEXT", "", None),
     ] {
@@ -174,6 +267,43 @@ fn index_that_lost_a_row_of_its_table_is_found() {
         "{error}"
     );
     assert_eq!(tables(&server, "index"), "0");
+}
+
+#[test]
+fn index_with_another_key_than_its_table_is_found() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = Store::open(&path).unwrap();
+    store
+        .write(|tx| {
+            tx.execute_batch(
+                "CREATE TABLE t(s TEXT PRIMARY KEY, n INTEGER); INSERT INTO t VALUES ('a', 1), ('b', 2);
+                 CREATE TABLE u(s TEXT, n REAL, PRIMARY KEY (n, s)); INSERT INTO u VALUES ('a', 1), ('c', 2.5)",
+            )
+        })
+        .unwrap();
+    let url = server.database("key");
+    store.export_to_postgres(&url).schema("sound").run().unwrap();
+    store.close().unwrap();
+    // The index of the key takes the place of an index of the other table.
+    let conn = larder::rusqlite::Connection::open(&path).unwrap();
+    conn.execute_batch(
+        "CREATE INDEX other ON u(s);
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'other')
+             WHERE name = 'sqlite_autoindex_t_1';
+         DELETE FROM sqlite_schema WHERE name = 'other'",
+    )
+    .unwrap();
+    drop(conn);
+    let store = Store::open(&path).unwrap();
+    let error = store.export_to_postgres(&url).run().unwrap_err().to_string();
+    assert!(
+        error.contains("table t has other keys than the index of its key"),
+        "{error}"
+    );
+    assert_eq!(tables(&server, "key"), "0");
 }
 
 #[test]
