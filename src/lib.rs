@@ -77,7 +77,7 @@
 //! | `csv` | no | [`Bulk::csv`]: CSV files into tables, with the numbers of bad lines |
 //! | `derive` | no | `#[derive(FromRow)]` and `#[derive(Id)]`: structs by the names of columns, keys with a type of their own; `migrations!`: the files of a folder in the program |
 //! | `metrics` | no | copies the figures of [`Store::stats`] to the recorder of the `metrics` facade: for Prometheus and others |
-//! | `postgres` | no | `Store::export_to_postgres` and `Store::import_from_postgres`: the tables of a store in a PostgreSQL database, and of one in a new store, compared row by row |
+//! | `postgres` | no | `Store::export_to_postgres` and `Store::import_from_postgres`: the tables of a store in a PostgreSQL database, and of one in a new store, all rows compared |
 //! | `replicate` | no | [`Options::replicate_to`], [`Store::restore_from`] and [`Replica`]: a copy in a folder that is never more than a second behind, in the format of Litestream 0.5 |
 //! | `serde` | no | `Serialize` and `Deserialize` for [`Options`], with sizes and durations in words; `Serialize` for [`Stats`] and for all reports |
 //! | `sqlcipher` | no | [`Options::key`]: [encryption](guide::operations#encryption) by SQLCipher, in the place of SQLite |

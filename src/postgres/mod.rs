@@ -11,8 +11,8 @@
 //! import/       from a server or a dump into a new database
 //! ```
 //!
-//! An export compares the bytes of a binary COPY, an import those of `import/values.rs`. Both read the two sides row by row,
-//! and hash them in the order in which they are read.
+//! Both compare all rows: an export the bytes of a binary COPY, by the SHA-256 of those that were sent; an import those of
+//! `import/values.rs`, row by row, and it hashes them in the order in which they are read.
 
 pub(crate) mod canonical;
 mod events;

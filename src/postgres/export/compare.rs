@@ -1,10 +1,11 @@
-//! The verification of an export: the rows of the server are read back, in the transaction that wrote them, and compared as
-//! bytes of a binary COPY with those of the store.
+//! The verification of an export: the rows of the server are read back before the COMMIT, and compared as bytes of a binary
+//! COPY with those of the store.
 //!
 //! - By the SHA-256 of what was sent, which was made as the store was read. The server sends the rows as they lie in the table,
-//!   which is the order in which they came.
-//! - If that gives another SHA-256, or the server has made columns, the store is read again. The rows are compared one by one in
-//!   the order of the key, which finds those that differ; or by the sum of their SHA-256, if both sides have no such order.
+//!   which is the order in which they came, and it has stored as many as were read.
+//! - If one of the two is not so, if the server makes columns, or if other tables inherit from this one, the store is read
+//!   again. The rows are compared one by one in the order of the key, which finds those that differ; or by the sum of their
+//!   SHA-256, if the two sides have no common order.
 //!
 //! Two threads, and [`BLOCKS`] blocks that go round between them:
 //!

@@ -12,7 +12,7 @@
 //! quarantine.rs  rows that are set aside
 //! scan.rs        reads all rows: types for the columns, and the values that do not fit them
 //! copy.rs        the rows by binary COPY
-//! compare.rs     reads the rows back inside the transaction that wrote them, and compares them with those of the store
+//! compare.rs     reads the rows back inside the transaction that wrote them, and compares them with those that were sent
 //! resume.rs      the same by one transaction for each table, and one at the end: it goes on where it was broken off
 //! session.rs     statements at the server, which a cancellation ends
 //! mod.rs         one transaction: the tables, the rows, keys, indexes, checks, foreign keys; COMMIT only if both sides are
@@ -86,8 +86,8 @@ pub enum OnMisfit {
 /// An export to PostgreSQL, which [`run`](Self::run) starts. Made by
 /// [`Store::export_to_postgres`](crate::Store::export_to_postgres).
 ///
-/// It reads one snapshot, writes in one transaction, and reads both sides before it commits: so the target has all
-/// tables with the same rows, or is as it was. The store serves meanwhile. Memory: some MB, and some times the largest row.
+/// It reads one snapshot, writes in one transaction, and reads the rows of the server back before it commits: so the target has
+/// all tables with the same rows, or is as it was. The store serves meanwhile. Memory: some MB, and some times the largest row.
 ///
 /// The snapshot pins the WAL until the export ends, as any long read does. Do not call it in an async task: use
 /// `spawn_blocking` or its like.
@@ -134,7 +134,7 @@ pub enum ExportStage {
     /// Making keys, indexes, checks and foreign keys. It has no rows. A cancellation ends the statement of the server.
     Index,
     /// Reading the rows of the server back, and comparing them with those of the store. The number of rows so far is an
-    /// estimate by their bytes.
+    /// estimate by their bytes. It goes back if the rows of a table have to be read again.
     Compare,
 }
 
