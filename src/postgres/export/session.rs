@@ -51,7 +51,12 @@ pub(super) fn commit(server: &Server, mut tx: Transaction<'_>) -> Result<()> {
     is_whole.map_err(|error| server.error("before COMMIT", error, Outcome::RolledBack))?;
     // The server checks what is deferred here.
     tx.commit().map_err(|error| {
-        let outcome = if error.as_db_error().is_some() {
+        // A pooler gives an error of class 08 if it has lost the server, which may have committed. 40003 says the same.
+        let is_rolled_back = error.as_db_error().is_some_and(|error| {
+            let code = error.code().code();
+            !code.starts_with("08") && code != "40003"
+        });
+        let outcome = if is_rolled_back {
             Outcome::RolledBack
         } else {
             Outcome::Unknown
@@ -118,7 +123,7 @@ impl ExportToPostgres<'_> {
 
     /// Has another thread wait for the server. A cancellation is an error, whatever the statement has done: the transaction
     /// is to be rolled back.
-    fn at_server<T: Send>(
+    pub(super) fn at_server<T: Send>(
         &self,
         server: &Server,
         tx: &mut Transaction<'_>,

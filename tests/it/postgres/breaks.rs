@@ -125,6 +125,8 @@ enum Cut {
     BeforeCommit,
     /// Once the server has replied to COMMIT. The reply does not pass.
     AfterCommit,
+    /// The same, with the error of a pooler that has lost the server.
+    CrashAfterCommit,
 }
 
 /// A socket in a folder of its own, from which bytes go to a server until the connection is cut.
@@ -143,6 +145,9 @@ struct Wire {
 
 const COMMIT: &[u8] = b"COMMIT\0";
 
+/// An ErrorResponse with its length, severity, code and message.
+const CRASHED: &[u8] = b"E\0\0\0\x2aSFATAL\0VFATAL\0C08P01\0Mserver crashed\0\0";
+
 impl Proxy {
     fn start(server: PathBuf, cut: Cut) -> Self {
         let folder = tempfile::Builder::new().prefix("pg").tempdir_in("/tmp").unwrap();
@@ -160,7 +165,7 @@ impl Proxy {
                     cut,
                     left: AtomicI64::new(match cut {
                         Cut::FromServer(bytes) | Cut::FromClient(bytes) => bytes,
-                        Cut::BeforeCommit | Cut::AfterCommit => i64::MAX,
+                        Cut::BeforeCommit | Cut::AfterCommit | Cut::CrashAfterCommit => i64::MAX,
                     }),
                 });
                 let other = Arc::clone(&wire);
@@ -199,6 +204,10 @@ impl Wire {
             // It may arrive in two parts. The server's reply has the same text.
             tail.extend_from_slice(bytes);
             let commits = tail.windows(COMMIT.len()).any(|part| part == COMMIT);
+            if commits && matches!((self.cut, from_client), (Cut::CrashAfterCommit, false)) {
+                let _ = to.write_all(CRASHED);
+                break;
+            }
             tail.drain(..tail.len().saturating_sub(COMMIT.len() - 1));
             if commits
                 && matches!(
@@ -266,6 +275,7 @@ fn export_whose_connection_breaks_leaves_nothing_or_says_that_it_is_unknown() {
         (Cut::FromServer(500_000), Some(false)),
         (Cut::BeforeCommit, None),
         (Cut::AfterCommit, Some(true)),
+        (Cut::CrashAfterCommit, Some(true)),
     ];
     for (at, (cut, is_there)) in cuts.into_iter().enumerate() {
         let database = format!("broken{at}");
@@ -273,7 +283,7 @@ fn export_whose_connection_breaks_leaves_nothing_or_says_that_it_is_unknown() {
         let proxy = Proxy::start(server.file(".s.PGSQL.5432"), cut);
         let error = store.export_to_postgres(&proxy.url(&database)).run().unwrap_err();
         assert!(matches!(error, Error::Postgres { .. }), "{cut:?}: {error}");
-        let at_commit = matches!(cut, Cut::BeforeCommit | Cut::AfterCommit);
+        let at_commit = matches!(cut, Cut::BeforeCommit | Cut::AfterCommit | Cut::CrashAfterCommit);
         assert_eq!(error.outcome() == Outcome::Unknown, at_commit, "{cut:?}: {error}");
         drop(proxy);
         // The server sees by then that the connection is broken, or it has committed.
