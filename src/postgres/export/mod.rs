@@ -459,12 +459,11 @@ impl<'s> ExportToPostgres<'s> {
         report: &mut ExportReport,
     ) -> Result<()> {
         self.refuse_what_is_there(server, client, schema)?;
-        let failed = |what: &str, error| server.error(what, error, Outcome::RolledBack);
         let begun = client.transaction();
-        let mut tx = begun.map_err(|error| failed("BEGIN", error))?;
+        let mut tx = begun.map_err(|error| server.error("BEGIN", error, Outcome::RolledBack))?;
         if self.schema != "public" {
             let create = format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(&self.schema));
-            tx.batch_execute(&create).map_err(|error| failed("the schema", error))?;
+            self.execute(server, &mut tx, "the schema", &create)?;
         }
         for (table, exported) in schema.tables.iter_mut().zip(&mut report.tables) {
             self.create(

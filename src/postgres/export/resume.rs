@@ -242,7 +242,7 @@ impl ExportToPostgres<'_> {
                     quoted(staging),
                     string(MARK)
                 );
-                tx.batch_execute(&create).map_err(failed)?;
+                self.execute(server, &mut tx, &format!("the schema {staging}"), &create)?;
             }
             Some(row) if row.get::<_, Option<&str>>(0) == Some(MARK) => {}
             Some(_) => {
@@ -261,7 +261,7 @@ impl ExportToPostgres<'_> {
             let is_kept = wanted.contains(name.as_str()) || name == quarantine::NAME && sets_aside;
             if !is_kept {
                 let drop = format!("DROP TABLE {}.{}", quoted(staging), quoted(&name));
-                tx.batch_execute(&drop).map_err(failed)?;
+                self.execute(server, &mut tx, &format!("table {name}"), &drop)?;
             } else if let Some(found) = Made::of_comment(row.get(1)) {
                 made.insert(name, found);
             }
@@ -312,14 +312,13 @@ impl ExportToPostgres<'_> {
 
     /// Deletes rows of the quarantine, if there is one.
     fn forget_aside(&self, server: &Server, tx: &mut Transaction<'_>, which: &str) -> Result<()> {
-        let failed = |error| server.error(&format!("table {}", quarantine::NAME), error, Outcome::RolledBack);
+        let what = format!("table {}", quarantine::NAME);
         let name = format!("{}.{}", quoted(self.working_schema()), quarantine::NAME);
         let found = tx
             .query_one("SELECT to_regclass($1) IS NOT NULL", &[&name])
-            .map_err(failed)?;
+            .map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
         if found.get(0) {
-            let delete = format!("DELETE FROM {name} WHERE {which}");
-            tx.batch_execute(&delete).map_err(failed)?;
+            self.execute(server, tx, &what, &format!("DELETE FROM {name} WHERE {which}"))?;
         }
         Ok(())
     }
