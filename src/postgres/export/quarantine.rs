@@ -84,14 +84,52 @@ impl ExportToPostgres<'_> {
         }
         let what = format!("reading table {NAME} back");
         let table = table();
-        let reader = match tx.copy_out(&table.copy_out(self.working_schema())) {
-            // Another program has changed its columns.
-            Err(error) if error.as_db_error().is_some() => return Ok(false),
-            reader => reader.map_err(|error| server.error(&what, error, Outcome::RolledBack))?,
+        let (copy, columns) = (table.copy_out(self.working_schema()), table.columns.len());
+        let there = self.at_server(server, tx, |tx| {
+            tx.copy_out(&copy)
+                .map(|reader| sum(reader, columns, &AtomicBool::new(false)))
+        })?;
+        let there = match there {
+            // Another program has dropped the table or one of its columns.
+            Err(error) if self.staging.is_some() && is_missing(&error) => return Ok(false),
+            there => there.map_err(|error| server.error(&what, error, Outcome::RolledBack))?,
         };
-        let there =
-            sum(reader, table.columns.len(), &AtomicBool::new(false)).map_err(|error| server.broken(&what, error))?;
+        let there = there.map_err(|error| server.broken(&what, error))?;
         Ok(here.finish() == there.finish())
+    }
+
+    /// Keeps others from writing to the table until the end of the transaction. False if there is none, though rows are set
+    /// aside: another program has dropped it.
+    pub(super) fn lock_aside(&self, server: &Server, tx: &mut Transaction<'_>, schema: &Schema) -> Result<bool> {
+        if !schema.tables.iter().any(|table| self.sets_aside(table)) {
+            return Ok(true);
+        }
+        let what = format!("table {NAME}");
+        let lock = format!(
+            "LOCK TABLE {}.{NAME} IN SHARE ROW EXCLUSIVE MODE",
+            quoted(self.working_schema())
+        );
+        match self.in_savepoint(server, tx, &what, &lock)? {
+            None => Ok(true),
+            Some(error) if is_missing(&error) => Ok(false),
+            Some(error) => Err(server.error(&what, error, Outcome::RolledBack)),
+        }
+    }
+
+    /// Drops the table if it has other columns: another program has changed it since the earlier run. Its rows are sent
+    /// again at the end.
+    pub(super) fn drop_other_quarantine(&self, server: &Server, tx: &mut Transaction<'_>) -> Result<()> {
+        let what = format!("table {NAME}");
+        let name = format!("{}.{NAME}", quoted(self.working_schema()));
+        let columns = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0
+             AND NOT attisdropped ORDER BY attnum";
+        let columns = tx.query(columns, &[&name]);
+        let columns = columns.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
+        let found = columns.iter().map(|row| row.get::<_, &str>(0));
+        if found.eq(table().columns.iter().map(|column| column.target.as_str())) {
+            return Ok(());
+        }
+        self.execute(server, tx, &what, &format!("DROP TABLE IF EXISTS {name}"))
     }
 
     /// The error of rows that were set aside and are others at the server.
@@ -148,6 +186,12 @@ pub(super) fn append_aside(table: &Table, row: &TableRow<'_>, out: &mut Vec<u8>)
     append_field(&Value::Text(reasons.join("; ").into()), PgType::Text, out);
     append_field(&Value::Text(statement.into()), PgType::Text, out);
     Ok(())
+}
+
+/// Whether the server has no such table or column.
+fn is_missing(error: &postgres::Error) -> bool {
+    use postgres::error::SqlState;
+    error.code() == Some(&SqlState::UNDEFINED_TABLE) || error.code() == Some(&SqlState::UNDEFINED_COLUMN)
 }
 
 /// The statement that makes the table.

@@ -266,6 +266,9 @@ impl ExportToPostgres<'_> {
                 made.insert(name, found);
             }
         }
+        if sets_aside {
+            self.drop_other_quarantine(server, &mut tx)?;
+        }
         self.make_quarantine(server, &mut tx, schema)?;
         let names: Vec<String> = schema.tables.iter().map(|table| string(&table.name)).collect();
         self.forget_aside(
@@ -399,6 +402,9 @@ impl ExportToPostgres<'_> {
             .transaction()
             .map_err(|error| server.error("BEGIN", error, Outcome::RolledBack))?;
         self.lock_tables(server, &mut tx, schema)?;
+        if !self.lock_aside(server, &mut tx, schema)? {
+            return Ok(Completed::AsideDiffers);
+        }
         self.enter(ExportStage::Index)?;
         self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
         let mut compared = 0;

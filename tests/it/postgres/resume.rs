@@ -336,6 +336,7 @@ fn rows_set_aside_that_the_server_has_changed_are_sent_again() {
         format!("INSERT INTO {table} VALUES ('a', 5, '', '')"),
         format!("DROP TABLE {table}"),
         format!("ALTER TABLE {table} DROP COLUMN reasons"),
+        format!("ALTER TABLE {table} RENAME COLUMN table_name TO of"),
     ]
     .iter()
     .enumerate()
@@ -362,6 +363,85 @@ fn rows_set_aside_that_the_server_has_changed_are_sent_again() {
         assert_eq!(server.run(&database, rows), "3as: blob,4as: blob2", "{change}");
         let columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'larder_quarantine'";
         assert_eq!(server.run(&database, columns), "4", "{change}");
+    }
+}
+
+#[test]
+fn rows_set_aside_are_locked_until_they_are_moved() {
+    let Some(server) = Postgres::start() else { return };
+    let server = Arc::new(server);
+    let store = Store::open_temp().unwrap();
+    let table = "CREATE TABLE a(id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO a VALUES (1, 1), (2, 'x')";
+    store.write(move |tx| tx.execute_batch(table)).unwrap();
+    let url = server.database("moved");
+    let (observed, has_tried) = (Arc::clone(&server), Arc::new(AtomicBool::new(false)));
+    let tried = Arc::clone(&has_tried);
+    let export = export(&store, &url).on_misfit(OnMisfit::Quarantine);
+    let export = export.progress(move |progress| {
+        if matches!(progress.stage, ExportStage::Index | ExportStage::Compare) {
+            let insert =
+                "SET lock_timeout = 10; INSERT INTO larder_export_app.larder_quarantine VALUES ('a', 3, '', '')";
+            let error = observed.try_run("moved", insert).unwrap_err();
+            assert!(error.contains("lock timeout"), "{error}");
+            tried.store(true, Ordering::Relaxed);
+        }
+        ControlFlow::Continue(())
+    });
+    export.run().unwrap();
+    assert!(has_tried.load(Ordering::Relaxed));
+    assert_eq!(server.run("moved", "SELECT row_id FROM app.larder_quarantine"), "2");
+}
+
+#[test]
+fn waits_for_a_lock_of_the_server_are_cancelled() {
+    let Some(server) = Postgres::start() else { return };
+    let server = Arc::new(server);
+    let store = Store::open_temp().unwrap();
+    let table = "CREATE TABLE a(id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO a VALUES (1, 1), (2, 'x')";
+    store.write(move |tx| tx.execute_batch(table)).unwrap();
+    let staged = "CREATE SCHEMA larder_export_app; COMMENT ON SCHEMA larder_export_app IS 'larder: an export that is not complete'";
+    let aside = "CREATE TABLE larder_export_app.larder_quarantine(table_name text, row_id bigint, reasons text, statement text)";
+    for (database, made, lock, resumes) in [
+        ("schema", String::new(), "CREATE SCHEMA app", false),
+        (
+            "aside",
+            format!("{staged}; {aside}"),
+            "LOCK TABLE larder_export_app.larder_quarantine",
+            true,
+        ),
+        (
+            "dropped",
+            format!("{staged}; CREATE TABLE larder_export_app.old(x int)"),
+            "LOCK TABLE larder_export_app.old",
+            true,
+        ),
+    ] {
+        let url = server.database(database);
+        server.run(database, &made);
+        let mut other = server.client("psql");
+        other.args(["-X", "-A", "-t", "-q", "-d", &url]);
+        let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut commands = other.stdin.take().unwrap();
+        writeln!(commands, "BEGIN; {lock}; SELECT 'locked';").unwrap();
+        let mut answer = String::new();
+        let mut answers = BufReader::new(other.stdout.take().unwrap());
+        answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer.trim(), "locked");
+
+        let observed = Arc::clone(&server);
+        let export = store.export_to_postgres(&url).schema("app").resumable(resumes);
+        let export = export.on_misfit(OnMisfit::Quarantine).progress(move |_| {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                WHERE application_name = 'larder' AND datname = current_database() AND wait_event_type = 'Lock'";
+            match observed.run(database, waiting).as_str() {
+                "0" => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        });
+        let error = export.run().unwrap_err();
+        assert!(matches!(error, Error::Cancelled { .. }), "{database}: {error}");
+        drop(commands);
+        assert!(other.wait().unwrap().success());
     }
 }
 
