@@ -558,7 +558,8 @@ impl<'s> ExportToPostgres<'s> {
                     sql: None,
                     object: format!("column {}.{}", table.name, column.name),
                     instead: format!(
-                        "an ordinary column with the values of now, since the server refused: {}",
+                        "an ordinary column with the values of now, since the server refused a generated column of this \
+                         table: {}",
                         super::url::describe(&error)
                     ),
                 });

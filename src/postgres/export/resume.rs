@@ -305,7 +305,9 @@ impl ExportToPostgres<'_> {
             notes.extend(refused.map(|(column, _)| ExportNote {
                 sql: None,
                 object: format!("column {}.{}", table.name, column.name),
-                instead: "an ordinary column with the values of now, since the server refused its expression".into(),
+                instead: "an ordinary column with the values of now, since the server refused a generated column of this \
+                          table"
+                    .into(),
             }));
         }
         let now = self.hash(conn, server, table, scanned, copied)?;

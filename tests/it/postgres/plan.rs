@@ -71,7 +71,7 @@ fn estimate_scales_with_the_rows_of_a_sample() {
 }
 
 #[test]
-fn probe_has_the_generated_columns_that_the_server_takes() {
+fn probe_has_no_generated_column_of_a_table_with_one_that_the_server_refuses() {
     let Some(server) = Postgres::start() else { return };
     let store = store_of(
         "CREATE TABLE t(id INTEGER PRIMARY KEY, a INTEGER, b INTEGER, s TEXT AS (a || b), n INTEGER AS (a + b), UNIQUE (a, b));
@@ -82,17 +82,16 @@ fn probe_has_the_generated_columns_that_the_server_takes() {
     let plan = export.probe(true).dry_run().unwrap();
     assert!(plan.estimate.unwrap().server.is_some(), "{plan}");
     let create = &plan.tables[0].create;
-    assert!(
-        create.contains("\"n\" bigint GENERATED ALWAYS") || !create.contains("GENERATED ALWAYS"),
-        "{create}"
-    );
-    assert!(
-        create.contains("\"s\" text") && !create.contains("\"s\" text COLLATE \"C\" GENERATED"),
-        "{create}"
-    );
-    let note =
-        "column t.s: an ordinary column with the values of now, since the server refused: operator does not exist";
-    assert!(plan.to_string().contains(note), "{plan}");
+    assert!(create.contains("\"n\" bigint"), "{create}");
+    assert!(create.contains("\"s\" text"), "{create}");
+    assert!(!create.contains("GENERATED ALWAYS"), "{create}");
+    for column in ["s", "n"] {
+        let note = format!(
+            "column t.{column}: an ordinary column with the values of now, since the server refused a generated column of \
+             this table: operator does not exist"
+        );
+        assert!(plan.to_string().contains(&note), "{plan}");
+    }
 }
 
 #[test]
