@@ -88,9 +88,6 @@ impl ExportToPostgres<'_> {
                 });
             }
             let kind = inferred.map_or(kind, |(kind, _)| kind);
-            if let (PgType::Json, Some(json)) = (kind, &json[at]) {
-                notes.extend(json.notes(&format!("column {}.{}", table.name, column.name)));
-            }
             table.columns[at].kind = kind;
             table.columns[at].is_mixed = texts && blobs;
         }
@@ -137,6 +134,11 @@ impl ExportToPostgres<'_> {
             misfits.extend(listed(table, found));
             // An expression of numbers is none of text.
             table.columns.iter_mut().for_each(|column| column.generated = None);
+        }
+        for (column, json) in table.columns.iter().zip(&json) {
+            if let (PgType::Json, Some(json)) = (column.kind, json) {
+                notes.extend(json.notes(&format!("column {}.{}", table.name, column.name)));
+            }
         }
         Ok((rows, misfits, fatal))
     }

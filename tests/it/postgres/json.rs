@@ -199,6 +199,7 @@ fn broken_json_is_found_by_a_dry_run() {
     );
     let plan = export().on_misfit(OnMisfit::Text).dry_run().unwrap();
     assert!(plan.tables[0].create.contains("\"x\" text"), "{plan}");
+    assert!(!plan.to_string().contains("jsonb"), "{plan}");
 }
 
 #[test]
