@@ -500,7 +500,7 @@ fn by_pgloader(server: &Postgres, feature: &Feature, path: &Path, database: &str
     let error = said
         .lines()
         .find(|line| line.contains("ERROR") || line.contains("FATAL"));
-    let is_over = output.status.code().is_some_and(|code| code != 124);
+    let is_over = output.status.code().is_some_and(|code| ![124, 137].contains(&code));
     match (server.try_run(database, feature.probe), error) {
         _ if !is_over => Verdict::Endless,
         (Ok(found), _) if found == feature.wanted => Verdict::Kept,

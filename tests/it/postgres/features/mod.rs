@@ -35,7 +35,7 @@ enum Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+        let cell = |text: &str| without_numbers_of_indexes(text).replace('|', "\\|").replace('\n', " ");
         match self {
             Verdict::Kept => f.write_str("kept"),
             Verdict::Reported(_) => f.write_str("reported"),
@@ -48,6 +48,24 @@ impl fmt::Display for Verdict {
             Verdict::NotRun => f.write_str("-"),
         }
     }
+}
+
+/// The names that pgloader gives to indexes have a number, which is another one in each run: `idx_17400_by_s`.
+fn without_numbers_of_indexes(text: &str) -> String {
+    let mut parts = text.split("idx_");
+    let mut made = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        let number = if rest.len() < part.len() && rest.starts_with('_') {
+            "N"
+        } else {
+            &part[..part.len() - rest.len()]
+        };
+        made.push_str("idx_");
+        made.push_str(number);
+        made.push_str(rest);
+    }
+    made
 }
 
 /// Whether the other programs run too.
