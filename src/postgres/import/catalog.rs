@@ -120,15 +120,23 @@ pub(super) const QUERIES: &[&str] = &[
          AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.objid = o.oid AND x.deptype = 'e') LIMIT 1",
     "SELECT 'CREATE CAST' FROM pg_catalog.pg_cast c WHERE c.oid >= 16384 \
          AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.objid = c.oid AND x.deptype = 'e') LIMIT 1",
-    "SELECT format('CREATE TEXT SEARCH %I', c.cfgname) FROM pg_catalog.pg_ts_config c \
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.cfgnamespace WHERE n.nspname !~ '^pg_' \
-         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.objid = c.oid AND x.deptype = 'e')",
-    // Rights that differ from the defaults.
-    "SELECT 'GRANT' WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE oid >= 16384 AND relacl IS NOT NULL) \
-         OR EXISTS (SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid >= 16384 AND attacl IS NOT NULL) \
-         OR EXISTS (SELECT 1 FROM pg_catalog.pg_proc WHERE oid >= 16384 AND proacl IS NOT NULL) \
-         OR EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE oid >= 16384 AND nspacl IS NOT NULL) \
-         OR EXISTS (SELECT 1 FROM pg_catalog.pg_default_acl)",
+    "SELECT format('CREATE TEXT SEARCH %s %I.%I', o.kind, n.nspname, o.name) FROM ( \
+         SELECT 'pg_catalog.pg_ts_config'::regclass, oid, 'CONFIGURATION', cfgname, cfgnamespace FROM pg_catalog.pg_ts_config \
+         UNION ALL SELECT 'pg_catalog.pg_ts_dict'::regclass, oid, 'DICTIONARY', dictname, dictnamespace \
+             FROM pg_catalog.pg_ts_dict) o(class, oid, kind, name, namespace) \
+         JOIN pg_catalog.pg_namespace n ON n.oid = o.namespace WHERE n.nspname !~ '^pg_' \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend x WHERE x.classid = o.class AND x.objid = o.oid AND x.deptype = 'e')",
+    // Rights that differ from those of a new database, and of a new extension.
+    "SELECT 'GRANT' WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_default_acl) OR EXISTS (SELECT 1 FROM ( \
+         SELECT 'pg_catalog.pg_class'::regclass, oid, 0, relacl FROM pg_catalog.pg_class WHERE oid >= 16384 \
+         UNION ALL SELECT 'pg_catalog.pg_class'::regclass, attrelid, attnum, attacl FROM pg_catalog.pg_attribute \
+             WHERE attrelid >= 16384 \
+         UNION ALL SELECT 'pg_catalog.pg_proc'::regclass, oid, 0, proacl FROM pg_catalog.pg_proc WHERE oid >= 16384 \
+         UNION ALL SELECT 'pg_catalog.pg_type'::regclass, oid, 0, typacl FROM pg_catalog.pg_type WHERE oid >= 16384 \
+         UNION ALL SELECT 'pg_catalog.pg_namespace'::regclass, oid, 0, nspacl FROM pg_catalog.pg_namespace \
+             WHERE nspname !~ '^pg_' AND nspname <> 'information_schema') o(class, oid, part, acl) \
+         WHERE o.acl IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_init_privs i \
+             WHERE i.classoid = o.class AND i.objoid = o.oid AND i.objsubid = o.part AND i.initprivs = o.acl))",
     "SELECT 'SECURITY LABEL' FROM pg_catalog.pg_seclabel LIMIT 1",
     "SELECT 'SELECT pg_catalog.lo_create(0)' FROM pg_catalog.pg_largeobject_metadata LIMIT 1",
     // Comments.
