@@ -193,23 +193,36 @@ impl ExportToPostgres<'_> {
         let mut tx = client.transaction().map_err(failed)?;
         self.execute(server, &mut tx, what, &format!("CREATE SCHEMA {}", quoted(&trial)))?;
         for table in &mut schema.tables {
+            let is_taken = "SELECT to_regclass($1) IS NOT NULL";
+            let is_taken = tx.query_one(is_taken, &[&table.qualified(&trial)]).map_err(failed)?;
+            if is_taken.get(0) {
+                return Err(server.failed(&format!(
+                    "table {} has the name that the server gives to a key or a sequence of a table before it: rename the \
+                     table, or export without resumable",
+                    table.name
+                )));
+            }
             self.create_in(server, &mut tx, table, &trial)?;
+            // In the order of the export: the server chooses a name that is free then.
+            for statement in table.keys(&trial) {
+                // The export says what the server refuses.
+                let _ = self.in_savepoint(server, &mut tx, what, &statement)?;
+            }
         }
         if schema.tables.iter().any(|table| self.sets_aside(table)) {
             self.execute(server, &mut tx, what, &quarantine::create(&trial))?;
         }
         for table in &schema.tables {
-            let keys = table.keys(&trial).into_iter();
             let indexes = self.indexes(table, &trial).into_iter().filter_map(|(_, sql)| sql);
-            for statement in keys.chain(indexes) {
-                // The export says what the server refuses.
+            for statement in indexes {
                 let _ = self.in_savepoint(server, &mut tx, what, &statement)?;
             }
         }
-        let found = "SELECT name FROM (SELECT relnamespace, relname::text FROM pg_class
-                 UNION ALL SELECT typnamespace, typname::text FROM pg_type) named(schema, name)
+        // An index and a type may have the same name.
+        let found = "SELECT name FROM (SELECT 'relation', relnamespace, relname::text FROM pg_class
+                 UNION ALL SELECT 'type', typnamespace, typname::text FROM pg_type) named(kind, schema, name)
              JOIN pg_namespace n ON n.oid = named.schema WHERE n.nspname::text IN ($1, $2)
-             GROUP BY name HAVING count(DISTINCT n.oid) = 2 ORDER BY name LIKE '\\_%', name LIMIT 1";
+             GROUP BY kind, name HAVING count(DISTINCT n.oid) = 2 ORDER BY name LIKE '\\_%', name LIMIT 1";
         let found = tx.query_opt(found, &[&trial, &self.schema]).map_err(failed)?;
         tx.rollback().map_err(failed)?;
         found.map_or(Ok(()), |row| Err(self.is_taken(server, row.get(0))))

@@ -324,6 +324,26 @@ fn names_that_move_along_and_are_there_are_refused_before_the_rows() {
         assert_eq!(server.run(&database, schemas), "0", "{name}");
         export(&store, &url).schema("other").run().unwrap();
     }
+    let url = server.database("types");
+    server.run("types", "CREATE SCHEMA app; CREATE TYPE app.by_s AS ENUM ('x')");
+    export(&store, &url).run().unwrap();
+}
+
+#[test]
+fn table_with_the_name_of_an_earlier_key_is_refused_before_the_rows() {
+    let Some(server) = Postgres::start() else { return };
+    let store = Store::open_temp().unwrap();
+    let tables = "CREATE TABLE t(a TEXT UNIQUE); CREATE TABLE t_a_key(x TEXT); INSERT INTO t VALUES ('a')";
+    store.write(move |tx| tx.execute_batch(tables)).unwrap();
+    let url = server.database("keys");
+    let error = export(&store, &url).run().unwrap_err().to_string();
+    assert!(
+        error.contains("table t_a_key") && error.contains("rename the table, or export without resumable"),
+        "{error}"
+    );
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'larder%'";
+    assert_eq!(server.run("keys", schemas), "0");
+    export(&store, &url).resumable(false).run().unwrap();
 }
 
 #[test]
