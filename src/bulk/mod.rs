@@ -112,7 +112,7 @@ const LEAST_SHARE: f64 = 0.01;
 const SLICE: Duration = Duration::from_millis(5);
 
 /// Bytes of the log that the rows of one slice may take, beside other writes and alone. The commit takes as long.
-const SLICE_LOG: u64 = 9 << 18;
+const SLICE_LOG: u64 = 2 << 20;
 const ALONE_LOG: u64 = 32 << 20;
 
 /// A slice stands in the queue for as long as it takes.
