@@ -195,7 +195,7 @@ impl<R: BulkRow> Driver<R> {
 
     fn budget(&self) -> Budget {
         let beside = match self.pause.is_zero() {
-            true => self.slice.saturating_add(self.slice / 2),
+            true => self.slice.saturating_add(self.slice / 4),
             false => self.slice,
         };
         Budget {

@@ -56,30 +56,32 @@ pub(super) struct Budget {
 /// The time of a slice.
 struct Timer {
     budget: Budget,
-    /// Its time when another write was first seen to wait. One that came before the slice counts from its start.
-    waited_from: Option<Duration>,
+    /// Its time when it ends. The first write that waits decides.
+    end: Duration,
 }
 
 impl Timer {
-    fn new(budget: Budget) -> Self {
-        Self {
+    /// `waits` says whether another write waits from the start.
+    fn new(budget: Budget, waits: bool) -> Self {
+        let mut timer = Self {
             budget,
-            waited_from: None,
+            end: budget.alone,
+        };
+        timer.look(Duration::ZERO, waits);
+        timer
+    }
+
+    fn look(&mut self, elapsed: Duration, waits: bool) {
+        if waits {
+            let Budget { slice, beside, .. } = self.budget;
+            self.end = self.end.min(beside).min(elapsed.saturating_add(slice));
         }
     }
 
     /// Whether the slice is over after that time. `waits` says whether another write waits now.
     fn is_over(&mut self, elapsed: Duration, waits: bool) -> bool {
-        if waits {
-            self.waited_from.get_or_insert(elapsed);
-        }
-        let Budget {
-            slice, beside, alone, ..
-        } = self.budget;
-        match self.waited_from {
-            Some(from) => elapsed >= beside || elapsed - from >= slice,
-            None => elapsed >= alone,
-        }
+        self.look(elapsed, waits);
+        elapsed >= self.end
     }
 }
 
@@ -121,8 +123,7 @@ impl<R: BulkRow> Slice<R> {
         let mut done = Done::default();
         let mut last_key = None;
         let most = if self.names_all { MAX_NAMED } else { MAX_VIOLATIONS };
-        let mut timer = Timer::new(self.budget);
-        timer.is_over(Duration::ZERO, self.made_to_wait());
+        let mut timer = Timer::new(self.budget, self.made_to_wait());
         self.feed.write_each(|row| -> Result<Next> {
             let (hit, refused) = write_row(tx, &self.sql, row, self.on_violation)?;
             done.hit += u64::from(hit);
@@ -215,26 +216,26 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn began() -> Timer {
-        Timer::new(Budget {
+    fn began(waits: bool) -> Timer {
+        let budget = Budget {
             slice: 5 * MS,
             beside: 8 * MS,
             alone: 250 * MS,
             rows: 1000,
-        })
+        };
+        Timer::new(budget, waits)
     }
 
     #[test]
     fn write_that_waits_from_the_start_waits_for_one_slice() {
-        let mut timer = began();
-        assert!(!timer.is_over(Duration::ZERO, true));
+        let mut timer = began(true);
         assert!(!timer.is_over(4 * MS, true));
         assert!(timer.is_over(5 * MS, true));
     }
 
     #[test]
     fn time_runs_from_the_moment_when_a_write_begins_to_wait() {
-        let mut timer = began();
+        let mut timer = began(false);
         assert!(!timer.is_over(MS, false));
         assert!(!timer.is_over(2 * MS, true));
         // A write that is withdrawn does not begin it again.
@@ -244,17 +245,17 @@ mod tests {
 
     #[test]
     fn slice_that_was_long_already_ends_at_once() {
-        let mut timer = began();
+        let mut timer = began(false);
         assert!(!timer.is_over(7 * MS, true));
         assert!(timer.is_over(8 * MS, true));
-        let mut timer = began();
+        let mut timer = began(false);
         assert!(!timer.is_over(100 * MS, false));
         assert!(timer.is_over(101 * MS, true));
     }
 
     #[test]
     fn slice_that_no_write_waits_for_has_a_longest_time() {
-        let mut timer = began();
+        let mut timer = began(false);
         assert!(!timer.is_over(249 * MS, false));
         assert!(timer.is_over(250 * MS, false));
     }
