@@ -335,10 +335,10 @@ impl Options {
     }
 
     /// How many pages in the WAL trigger a checkpoint. The writer thread makes it after it has replied; beside a bulk job
-    /// ([`Store::bulk`]) another thread does, and the WAL has some 4 to 6 times as many before it starts over. The
-    /// default is 1000 pages, as in SQLite, and the value in effect is never more than a quarter of
-    /// [`wal_limit`](Self::wal_limit). At least 1. PRAGMA: `wal_autocheckpoint` is 0, because the writer makes the
-    /// checkpoints.
+    /// ([`Store::bulk`]) another thread does, and the WAL has some 8 to 12 times as many before it starts over, or half to
+    /// three quarters of [`wal_limit`](Self::wal_limit). The default is 1000 pages, as in SQLite, and the value in effect
+    /// is never more than a quarter of [`wal_limit`](Self::wal_limit). At least 1. PRAGMA: `wal_autocheckpoint` is 0,
+    /// because the writer makes the checkpoints.
     ///
     /// A store with a replica makes fewer: until the WAL has half of `wal_limit`, they are at least 250 ms apart, because
     /// each uploads a file.

@@ -364,10 +364,10 @@ impl Checkpointer {
         self.log.saturating_sub(self.moved)
     }
 
-    /// Whether the log is as long.
-    pub(super) fn has_reached(&self, length: Length) -> bool {
-        let of_limit = self.limit / self.frame * u64::from(length.eighths) / 8;
-        u64::from(self.log) >= of_limit.min(u64::from(self.step) * u64::from(length.steps))
+    /// Whether the log has so many eighths of its limit, or twice as many steps.
+    pub(super) fn has_reached(&self, eighths: u32) -> bool {
+        let of_limit = self.limit / self.frame * u64::from(eighths) / 8;
+        u64::from(self.log) >= of_limit.min(2 * u64::from(self.step) * u64::from(eighths))
     }
 
     pub(super) fn step(&self) -> u32 {
@@ -378,14 +378,6 @@ impl Checkpointer {
     pub(super) fn has_attached(&self) -> bool {
         !self.attached.is_empty()
     }
-}
-
-/// A length of the log: so many steps of `Options::checkpoint_pages`, or so many eighths of `Options::wal_limit`, whichever
-/// is shorter.
-#[derive(Clone, Copy)]
-pub(super) struct Length {
-    pub(super) steps: u32,
-    pub(super) eighths: u32,
 }
 
 /// What the log was as another thread began an attempt.

@@ -28,9 +28,9 @@
 //! # The log starts over
 //!
 //! A commit writes the log from its start only if all of it has been moved. Writes beside the checkpoint leave a rest.
-//! So while the log is shorter than [`DRAINS_FROM`] (eight steps of `Options::checkpoint_pages`, half of `wal_limit`), slices go
-//! on beside the checkpoints. From there on the log is *drained*: slices wait in [`SideCheckpoints::slices`], other writes go on, and
-//! once the rest is small the writer thread moves it itself. A log that grows to [`HOLDS_FROM`] holds slices back
+//! So while the log is shorter than [`DRAINS_FROM`] (eight steps of `Options::checkpoint_pages`, half of `wal_limit`), slices
+//! go on beside the checkpoints. From there on the log is *drained*: slices wait in [`SideCheckpoints::slices`], other writes
+//! go on, and once the rest is small the writer thread moves it itself. A log that grows to [`HOLDS_FROM`] holds slices back
 //! in any case, and above `wal_limit` the writer thread makes a `RESTART`, as without a bulk job. If a reader keeps a
 //! checkpoint from its end, slices are not held back for it.
 //!
@@ -70,7 +70,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{InterruptHandle, ffi};
 
-use super::checkpointer::{Length, Mode, PATIENCE, Row, Started, attempt_passive};
+use super::checkpointer::{Mode, PATIENCE, Row, Started, attempt_passive};
 use super::context::WriteJob;
 use super::handover::Handover;
 use super::wal::sync_failed;
@@ -87,11 +87,12 @@ use crate::telemetry::event::event;
 /// How long after its last slice a bulk job counts as running. While a checkpoint runs or a slice waits, it runs, too.
 const BULK: Duration = Duration::from_secs(1);
 
-/// The length of the log from which it is drained. While it is, slices wait, whatever its length: so it is not done often.
-const DRAINS_FROM: Length = Length { steps: 8, eighths: 4 };
+/// The eighths of `wal_limit`, or twice as many steps of the log, from which it is drained. While it is, slices wait,
+/// whatever its length: so it is not done often.
+const DRAINS_FROM: u32 = 4;
 
-/// The length from which slices wait for the checkpoint that runs.
-const HOLDS_FROM: Length = Length { steps: 12, eighths: 6 };
+/// The same from which slices wait for the checkpoint that runs.
+const HOLDS_FROM: u32 = 6;
 
 /// Checkpoints by this thread in a row while the log is drained. The writer thread moves what is left then.
 const ROUNDS: u32 = 4;
