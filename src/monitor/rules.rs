@@ -7,6 +7,7 @@ use super::watchdog::Sample;
 use crate::connection::open_file::FileChange;
 use crate::options::{Checkpoints, Settings};
 use crate::telemetry::alert::AlertKind;
+use crate::telemetry::bulk::RETAINS;
 use crate::telemetry::counters::LONG_WAIT;
 use crate::telemetry::stats::DatabaseStats;
 
@@ -408,7 +409,7 @@ fn slow_checkpoint(seen: &Observation<'_>) -> Option<String> {
 /// What a job waits for.
 fn stalled_job(seen: &Observation<'_>) -> Option<String> {
     let job = seen.sample.waiting_job.as_ref()?;
-    let what = match (&job.name, job.site.strip_prefix("larder: retain ")) {
+    let what = match (&job.name, job.site.strip_prefix(RETAINS)) {
         (Some(name), _) => format!("the bulk job {name:?}"),
         (None, Some(table)) => format!("the retention of {table}"),
         (None, None) => "the bulk job".to_owned(),

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use super::stats::BulkStats;
 use crate::runtime::sync::{Arc, Mutex};
 
+/// What the site of a retention begins with, before its table.
+pub(crate) const RETAINS: &str = "larder: retain ";
+
 #[derive(Default)]
 pub(crate) struct BulkFigures {
     jobs: Arc<Mutex<Jobs>>,

@@ -33,7 +33,7 @@ use crate::read::Readers;
 use crate::runtime::clock::uptime;
 use crate::runtime::panic::caught;
 use crate::telemetry::Telemetry;
-use crate::telemetry::bulk::Running;
+use crate::telemetry::bulk::{RETAINS, Running};
 use crate::telemetry::call_site::CallSite;
 use crate::telemetry::event::event;
 use crate::transaction::{ReadTx, WriteTx};
@@ -507,11 +507,11 @@ impl Sweeper {
             None if is_checked != was_checked => clock.state().clone(),
             None => return Ok(()),
         };
-        // Until it is saved.
-        let running = self.running(rule);
-        if let Some(running) = &running {
-            running.submitted();
-        }
+        // A sweep that has found rows is in the list already.
+        let of_sweep = progress.sweep.as_ref().and_then(|sweep| sweep.running.as_ref());
+        let own = of_sweep.is_none().then(|| self.running(rule)).flatten();
+        let running = of_sweep.or(own.as_ref());
+        running.inspect(|running| running.submitted());
         let record = Record {
             clock: state,
             is_checked,
@@ -524,7 +524,8 @@ impl Sweeper {
                 record::save(tx, &what, &record)
             })?
             .wait();
-        drop(running);
+        running.inspect(|running| running.note(0, Duration::ZERO));
+        drop(own);
         self.writes = self.telemetry.counters.writes.get();
         match saved {
             Ok(()) => clock.saved(),
@@ -686,7 +687,7 @@ fn is_full(error: &Error) -> bool {
 }
 
 fn site(rule: &Rule) -> CallSite {
-    CallSite::Label(format!("larder: retain {}", rule.what.table).into())
+    CallSite::Label(format!("{RETAINS}{}", rule.what.table).into())
 }
 
 /// The time until rows that could not be deleted are tried again, after a whole sweep that took so long. Of that time, the
