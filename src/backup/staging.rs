@@ -75,7 +75,6 @@ impl Staging {
     }
 
     fn check(&self) -> Result<()> {
-        self.check_name()?;
         let name = self.path.as_os_str();
         if open_files::is_open(&self.path) {
             return Err(Failure::new(

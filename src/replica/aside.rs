@@ -60,16 +60,10 @@ pub(super) fn set_aside(path: &Path, spool: &Spool) -> Result<PathBuf> {
 ///
 /// A file cannot be renamed; or there are `most` databases with such names.
 pub(super) fn rename_all(path: &Path, spool: &Spool, suffix: &str, most: Option<u32>) -> io::Result<PathBuf> {
-    let to = free_name(path, suffix, most.unwrap_or(u32::MAX)).ok_or_else(|| too_many(path, suffix))?;
+    let to = free_name(path, suffix, most)?;
     spool.begin_aside(&to)?;
     rename_to(path, spool, &to)?;
     Ok(to)
-}
-
-/// Fails if no such name is free.
-pub(super) fn check_name(path: &Path, suffix: &str, most: u32) -> io::Result<()> {
-    let name = free_name(path, suffix, most);
-    name.map(drop).ok_or_else(|| too_many(path, suffix))
 }
 
 /// Goes on with what a killed process has begun.
@@ -112,8 +106,8 @@ fn is_there(path: &Path) -> bool {
 
 /// One of the first `most` names that begin with that of the database and go on with `suffix`, which no file has, nor one
 /// beside it.
-fn free_name(path: &Path, suffix: &str, most: u32) -> Option<PathBuf> {
-    let names = (1..=most).map(|number| match number {
+pub(super) fn free_name(path: &Path, suffix: &str, most: Option<u32>) -> io::Result<PathBuf> {
+    let names = (1..=most.unwrap_or(u32::MAX)).map(|number| match number {
         1 => with(path, suffix),
         number => with(path, &format!("{suffix}-{number}")),
     });
@@ -121,7 +115,7 @@ fn free_name(path: &Path, suffix: &str, most: u32) -> Option<PathBuf> {
         let files = FILES.iter().chain(&["-replica"]);
         files.into_iter().all(|ending| !is_there(&with(name, ending)))
     };
-    names.into_iter().find(is_free)
+    names.into_iter().find(is_free).ok_or_else(|| too_many(path, suffix))
 }
 
 fn too_many(path: &Path, suffix: &str) -> io::Error {

@@ -250,7 +250,7 @@ fn restored(
     let cannot = |error| cannot_set_aside(path, error);
     // Before the whole database is downloaded.
     if look_at(path, spool, reason).map_err(cannot)?.is_kept {
-        aside::check_name(path, BEFORE_FOLLOWING, MOST_ASIDE).map_err(cannot)?;
+        aside::free_name(path, BEFORE_FOLLOWING, Some(MOST_ASIDE)).map_err(cannot)?;
     }
     if has_bytes(path) {
         refuse_empty(path, storage)?;
