@@ -16,7 +16,7 @@ features:
 test:
     .ci/run tests
 
-# The same with all features, a process each
+# The tests that the other features add, a process each
 test-all:
     .ci/run tests-all-features
 
