@@ -1,14 +1,14 @@
 //! An alert names the job that makes no progress, and what it waits for.
 
 use std::path::Path;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-use larder::{Alert, AlertKind, Error, Options, Store};
+use larder::{Alert, AlertKind, Error, Options, Pending, Store, WriteOptions};
 
 use crate::support::child::{Child, Task, tell};
-use crate::support::{count, hanging_disk, until};
+use crate::support::{blocker_with, count, hanging_disk, until};
 
 fn open(path: &Path) -> Store {
     let options = Options::new()
@@ -49,35 +49,9 @@ fn job(store: &Store, name: Option<&'static str>) -> thread::JoinHandle<Error> {
     })
 }
 
-/// A write that lasts until it is told to end.
-struct SlowWrite {
-    go_on: Sender<()>,
-    thread: thread::JoinHandle<larder::Result<()>>,
-}
-
-impl SlowWrite {
-    fn end(self) {
-        drop(self.go_on);
-        self.thread.join().unwrap().unwrap();
-    }
-}
-
-/// Returns once it runs.
-fn slow_write(store: &Store) -> SlowWrite {
-    let (go_on, wait) = channel();
-    let slow = store.clone();
-    let thread = thread::spawn(move || {
-        let options = larder::WriteOptions::new().label("slow write");
-        slow.write_with(options, move |_| {
-            let _ = wait.recv();
-            Ok(())
-        })
-    });
-    until(store, |stats| {
-        let write = stats.running_write.as_ref();
-        write.is_some_and(|write| write.site == "slow write")
-    });
-    SlowWrite { go_on, thread }
+/// A write that runs until the sender is dropped.
+fn slow_write(store: &Store) -> (Sender<()>, Pending<()>) {
+    blocker_with(store, WriteOptions::new().label("slow write"))
 }
 
 pub(crate) fn child(task: &Task) {
@@ -129,13 +103,14 @@ fn job_that_waits_for_a_disk_that_hangs_is_named() {
 fn job_that_waits_for_another_write_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("app.db"));
-    let slow = slow_write(&store);
+    let (let_go, slow) = slow_write(&store);
     let job = job(&store, None);
     let alert = wait_for_alert(&store, true).unwrap();
     let reason = alert.reason.unwrap();
     assert_eq!(alert.site.as_deref(), Some("nightly load"));
     assert!(reason.contains("the write of slow write does not end"), "{reason}");
-    slow.end();
+    drop(let_go);
+    slow.wait().unwrap();
     wait_for_alert(&store, false);
     store.close().unwrap();
     job.join().unwrap();
@@ -162,7 +137,7 @@ fn retention_that_waits_for_another_write_is_named() {
     };
     let hour = Duration::from_secs(3600);
     for has_record in [false, true] {
-        let slow = slow_write(&store);
+        let (let_go, slow) = slow_write(&store);
         let retention = store.retain("logs", "at", hour).unwrap();
         let alert = wait_for_alert(&store, true).unwrap();
         assert_eq!(alert.site.as_deref(), Some("larder: retain logs"), "{has_record}");
@@ -172,7 +147,8 @@ fn retention_that_waits_for_another_write_is_named() {
             "{has_record}: {reason}"
         );
         assert_eq!(rows(&store), 2);
-        slow.end();
+        drop(let_go);
+        slow.wait().unwrap();
         wait_for_alert(&store, false);
         until(&store, |stats| stats.retention[0].rows == 1);
         assert_eq!(rows(&store), 1);

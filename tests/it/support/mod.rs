@@ -96,19 +96,42 @@ pub(crate) fn keep_log(path: &Path) -> Connection {
     reader
 }
 
+/// Runs `work`, and says for how long in all a thread that only sleeps was kept from going on meanwhile. A test of a time
+/// tells nothing if that was long.
+pub(crate) fn with_stalls<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let raise = RaiseOnDrop(&over);
+        let sleeper = scope.spawn(|| {
+            let mut lost = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                thread::sleep(Duration::from_millis(1));
+                lost += began.elapsed().saturating_sub(Duration::from_millis(3));
+            }
+            lost
+        });
+        let done = work();
+        drop(raise);
+        (done, sleeper.join().unwrap())
+    })
+}
+
 /// A write that is running, and goes on until it is told something or the sender is dropped.
 pub(crate) fn blocker(store: &Store) -> (Sender<()>, Pending<()>) {
+    blocker_with(store, WriteOptions::new())
+}
+
+/// The same with a label or other options.
+pub(crate) fn blocker_with(store: &Store, options: WriteOptions) -> (Sender<()>, Pending<()>) {
     let (let_go, told) = channel();
     let (running, runs) = channel();
     let pending = store
-        .submit_with(
-            WriteOptions::new().queue_timeout(Duration::from_secs(600)),
-            move |_tx| {
-                running.send(()).unwrap();
-                let _ = told.recv();
-                Ok(())
-            },
-        )
+        .submit_with(options.queue_timeout(Duration::from_secs(600)), move |_tx| {
+            running.send(()).unwrap();
+            let _ = told.recv();
+            Ok(())
+        })
         .unwrap();
     runs.recv().unwrap();
     (let_go, pending)
