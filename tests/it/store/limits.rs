@@ -176,15 +176,20 @@ fn caller_blocked_on_full_queue_times_out() {
 #[test]
 fn started_write_commits_past_its_queue_timeout() {
     let store = with_table(Options::new());
+    let started = Arc::new(AtomicBool::new(false));
     with_longer_limits(ms(50), |limit| {
+        let starts = Arc::clone(&started);
         let changed = store.write_with(WriteOptions::new().queue_timeout(limit), move |tx| {
+            starts.store(true, Ordering::SeqCst);
             let changed = tx.execute("INSERT INTO t VALUES ('slow')", []);
             thread::sleep(limit * 2 + ms(20));
             changed
         });
         match changed {
-            // It did not start in time.
-            Err(Error::QueueTimeout { .. }) => None,
+            Err(Error::QueueTimeout { .. }) => {
+                assert!(!started.load(Ordering::SeqCst));
+                None
+            }
             changed => {
                 assert_eq!(changed.unwrap(), 1);
                 Some(())
