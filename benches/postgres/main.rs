@@ -23,6 +23,8 @@
 //! It takes three times that size on the disk: the file, the tables with their indexes, the log of the server.
 
 mod child;
+#[path = "../../tests/it/support/ports.rs"]
+mod ports;
 #[path = "../../tests/it/support/postgres.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod postgres;

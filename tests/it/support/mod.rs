@@ -9,16 +9,18 @@ pub(crate) mod log;
 pub(crate) mod migrations;
 #[cfg(feature = "replicate")]
 pub(crate) mod outage;
+pub(crate) mod ports;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "metrics")]
 pub(crate) mod prometheus;
+pub(crate) mod stalls;
 #[cfg(feature = "async")]
 pub(crate) mod tasks;
 pub(crate) mod tokens;
 
+use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,17 +29,9 @@ use std::time::{Duration, Instant};
 use larder::ReadOptions;
 use larder::rusqlite::Connection;
 use larder::rusqlite::config::DbConfig;
-use larder::{Pending, Stats, Store, WhenFull, WriteOptions};
+use larder::{Alert, AlertKind, Pending, Stats, Store, WhenFull, WriteOptions};
 
-/// Raises the flag when it is dropped. A test whose threads run until a flag is raised takes one in their scope: a failed
-/// assertion then ends them, and the test, too.
-pub(crate) struct RaiseOnDrop<'a>(pub(crate) &'a AtomicBool);
-
-impl Drop for RaiseOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
+pub(crate) use stalls::{RaiseOnDrop, with_stalls};
 
 /// Tries with that limit, then with twice as much and so on, until an attempt gives something. On a busy machine a short
 /// limit passes before that has begun which it is to end.
@@ -96,25 +90,16 @@ pub(crate) fn keep_log(path: &Path) -> Connection {
     reader
 }
 
-/// Runs `work`, and says for how long in all a thread that only sleeps was kept from going on meanwhile. A test of a time
-/// tells nothing if that was long.
-pub(crate) fn with_stalls<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let raise = RaiseOnDrop(&over);
-        let sleeper = scope.spawn(|| {
-            let mut lost = Duration::ZERO;
-            while !over.load(Ordering::Relaxed) {
-                let began = Instant::now();
-                thread::sleep(Duration::from_millis(1));
-                lost += began.elapsed().saturating_sub(Duration::from_millis(3));
-            }
-            lost
-        });
-        let done = work();
-        drop(raise);
-        (done, sleeper.join().unwrap())
-    })
+/// Whether a healthy store may have that alert on a machine that is slow, or beside many other tests.
+pub(crate) fn is_of_a_slow_machine(alert: &Alert) -> bool {
+    use AlertKind::{LargeWal, OldRead, QueueFull, SlowQueue, StuckCheckpoint};
+    matches!(alert.kind, SlowQueue | QueueFull | LargeWal | OldRead | StuckCheckpoint)
+}
+
+/// The alerts that no slow machine explains.
+pub(crate) fn serious(stats: &Stats) -> Vec<Alert> {
+    let alerts = stats.alerts.iter();
+    alerts.filter(|alert| !is_of_a_slow_machine(alert)).cloned().collect()
 }
 
 /// A write that is running, and goes on until it is told something or the sender is dropped.
@@ -170,8 +155,8 @@ pub(crate) fn until(store: &Store, mut holds: impl FnMut(&Stats) -> bool) -> Sta
 }
 
 /// What is in a folder, in order, without the files that say whose backups are there.
-pub(crate) fn names_in(folder: &std::path::Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).unwrap();
+pub(crate) fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| !name.starts_with(".larder-series-"))

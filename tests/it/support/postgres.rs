@@ -10,6 +10,7 @@ use larder::Store;
 use tempfile::TempDir;
 
 use super::child::{PATIENCE, is_root, set_mode, skipped};
+use super::ports::free_port;
 
 /// A running server. Its superuser is `larder`, its databases are made by [`database`](Self::database).
 pub(crate) struct Postgres {
@@ -235,12 +236,6 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.stop_at_once();
     }
-}
-
-/// A port that nothing listens on.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// Makes `ca.crt` and a certificate for localhost that it has signed, and `other.crt`, which has signed nothing.
