@@ -18,7 +18,7 @@ use larder::{Access, Alert, AlertKind, Backup, BackupReport, BackupStage, Error,
 use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{Child, PATIENCE, Task, after_mounting, as_ordinary_user, listen, set_mode, tell};
-use crate::support::{RaiseOnDrop, log, names_in};
+use crate::support::{RaiseOnDrop, log, names_in, remove_from_schedule, serious};
 
 /// Two accounts and what was moved between them: the sum stays, and so does the number of rows of both logs.
 const BANK: &str = "CREATE TABLE account(id INTEGER PRIMARY KEY, amount INTEGER NOT NULL) STRICT;
@@ -932,6 +932,37 @@ fn backup_alert(store: &Store) -> Option<Alert> {
     alerts.into_iter().find(|alert| alert.kind == AlertKind::BackupFailed)
 }
 
+/// Holds the backups of schedules before they write anything.
+#[derive(Default)]
+struct Gate {
+    is_closed: AtomicBool,
+    held: AtomicUsize,
+}
+
+impl Gate {
+    /// Each of them opens a connection first, and is held there.
+    fn in_options(self: &Arc<Self>, options: Options) -> Options {
+        let gate = Arc::clone(self);
+        options.on_connect(move |_, _| {
+            if thread::current().name() == Some("larder-backup") && gate.is_closed.load(Ordering::SeqCst) {
+                gate.held.fetch_add(1, Ordering::SeqCst);
+                wait_until("it may go on", || !gate.is_closed.load(Ordering::SeqCst));
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns once so many are held. None of them is in the middle of one.
+    fn close(&self, schedules: usize) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        wait_until("they are held", || self.held.load(Ordering::SeqCst) == schedules);
+    }
+
+    fn open(&self) {
+        self.is_closed.store(false, Ordering::SeqCst);
+    }
+}
+
 fn stamp(age: Duration) -> String {
     let conn = Connection::open_in_memory().unwrap();
     let sql = format!(
@@ -1024,26 +1055,36 @@ fn schedule_makes_backups_in_sequence() {
 #[test]
 fn failing_schedule_is_an_alert_and_removes_nothing() {
     log::collect();
-    let place = Place::with(Options::new().monitor_interval(Duration::from_millis(5)), BANK);
+    let gate = Arc::new(Gate::default());
+    let watched = Options::new().monitor_interval(Duration::from_millis(5));
+    let place = Place::with(gate.in_options(watched), BANK);
     let folder = place.path("backups");
     fs::create_dir(&folder).unwrap();
     let line = line!() + 1;
     let schedule = place.store.backup_every(Duration::from_secs(1), 1, &folder).unwrap();
     wait_until("the first is made", || !scheduled(&folder).is_empty());
+    gate.close(1);
+    let kept = scheduled(&folder);
+    assert_eq!(kept.len(), 1, "{kept:?}");
     let away = place.path("away");
     fs::rename(&folder, &away).unwrap();
-    let alert = || backup_alert(&place.store);
-    // It may have been moved away in the middle of one, which says something else.
-    let says = |reason: &str| {
-        alert()
-            .and_then(|alert| alert.reason)
-            .is_some_and(|said| said.contains(reason))
-    };
-    wait_until("the alert begins", || says("folder of the target cannot be used"));
-    // One that was under way may have its name before the last one goes.
-    let kept = scheduled(&away);
-    assert!((1..=2).contains(&kept.len()), "{kept:?}");
-    let begun = alert().unwrap();
+    gate.open();
+    // The one that was held had found the folder. Those after it do not.
+    let held =
+        log::wait_for(|event| event.message == "a scheduled backup failed" && event.mentions(folder.to_str().unwrap()));
+    let reason = held.expect("reason");
+    assert!(
+        reason.contains("no file can be created in the folder of the target") && reason.contains("No such file"),
+        "{held:?}"
+    );
+    let mut begun = None;
+    wait_until("the alert is of one after it", || {
+        begun = backup_alert(&place.store)
+            .filter(|alert| alert.reason.as_deref().is_some_and(|said| !said.contains(reason)));
+        begun.is_some()
+    });
+    assert_eq!(scheduled(&away), kept);
+    let begun = begun.unwrap();
     assert_eq!(
         begun.site.as_deref(),
         Some(format!("tests/it/backup/backups.rs:{line}").as_str())
@@ -1077,7 +1118,7 @@ fn failing_schedule_is_an_alert_and_removes_nothing() {
     assert!(told.expect("reason").contains(folder.to_str().unwrap()), "{told:?}");
     assert_eq!(scheduled(&away), kept);
     fs::rename(&away, &folder).unwrap();
-    wait_until("the alert is over", || alert().is_none());
+    wait_until("the alert is over", || serious(&place.store.stats()).is_empty());
     assert_eq!(place.store.stats().last_backup.unwrap().error, None);
     drop(schedule);
 }
@@ -1210,7 +1251,7 @@ fn has_the_same_schedule(args: &[String]) {
     tell("one is there");
     assert_eq!(listen(), "stop");
     assert_eq!(store.stats().last_backup.and_then(|last| last.error), None);
-    assert_eq!(backup_alert(&store), None);
+    assert_eq!(serious(&store.stats()), []);
     drop(schedule);
     tell("done");
 }
@@ -1325,18 +1366,12 @@ fn impossible_times_are_no_backups() {
     );
 }
 
-/// Removes a folder while a schedule may be writing to it.
-fn remove_from_schedule(folder: &Path) {
-    wait_until("the folder is gone", || {
-        let _ = fs::remove_dir_all(folder);
-        !folder.exists()
-    });
-}
-
 /// The finding of the one that failed pointed at `last_backup`, which was the success of the other.
 #[test]
 fn failing_schedule_beside_a_good_one_is_named() {
-    let place = Place::with(Options::new().monitor_interval(Duration::from_millis(5)), BANK);
+    let gate = Arc::new(Gate::default());
+    let watched = Options::new().monitor_interval(Duration::from_millis(5));
+    let place = Place::with(gate.in_options(watched), BANK);
     let folders = ["good", "bad"].map(|name| place.path(name));
     folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
     let second = Duration::from_secs(1);
@@ -1345,17 +1380,18 @@ fn failing_schedule_beside_a_good_one_is_named() {
     wait_until("both make them", || {
         folders.iter().all(|folder| !scheduled(folder).is_empty())
     });
-    remove_from_schedule(&folders[1]);
+    gate.close(2);
+    fs::remove_dir_all(&folders[1]).unwrap();
+    gate.open();
     let mut found = None;
     wait_until("the good one made the last", || {
         let last = place.store.stats().last_backup;
-        // The first that failed may have lost its folder in the middle, which says something else.
-        found = place.store.advice().into_iter().find(|finding| {
-            finding.message.contains("scheduled backups fail") && finding.message.contains("No such file")
-        });
+        let mut advice = place.store.advice().into_iter();
+        found = advice.find(|finding| finding.message.contains("scheduled backups fail"));
         found.is_some() && last.is_some_and(|last| last.error.is_none())
     });
     let finding = found.unwrap();
+    assert!(finding.message.contains("No such file"), "{finding}");
     assert!(finding.message.contains(folders[1].to_str().unwrap()), "{finding}");
     assert!(!finding.message.contains(folders[0].to_str().unwrap()), "{finding}");
     assert!(!finding.to_string().contains("last_backup"), "{finding}");
@@ -1371,7 +1407,7 @@ fn backup_alert_clears_when_schedule_stops() {
     remove_from_schedule(&folder);
     wait_until("the alert begins", || backup_alert(&place.store).is_some());
     drop(schedule);
-    wait_until("the alert is over", || backup_alert(&place.store).is_none());
+    wait_until("the alert is over", || serious(&place.store.stats()).is_empty());
 }
 
 #[test]
@@ -1451,8 +1487,12 @@ fn schedule_survives_panic_of_on_connect() {
         .store
         .backup_every(Duration::from_secs(1), 1, place.folder.path())
         .unwrap();
-    wait_until("the alert begins", || backup_alert(&place.store).is_some());
-    let reason = backup_alert(&place.store).unwrap().reason;
+    let mut begun = None;
+    wait_until("the alert begins", || {
+        begun = backup_alert(&place.store);
+        begun.is_some()
+    });
+    let reason = begun.unwrap().reason;
     assert!(reason.unwrap().contains("option `on_connect`: it panicked"));
     armed.store(false, Ordering::Relaxed);
     wait_until("one is made", || !scheduled(place.folder.path()).is_empty());

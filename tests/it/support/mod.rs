@@ -20,6 +20,7 @@ pub(crate) mod tasks;
 pub(crate) mod tokens;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -151,6 +152,15 @@ pub(crate) fn until(store: &Store, mut holds: impl FnMut(&Stats) -> bool) -> Sta
         }
         assert!(Instant::now() < give_up, "{stats:?}");
         thread::yield_now();
+    }
+}
+
+/// Removes a folder into which a schedule of backups may put a file meanwhile.
+pub(crate) fn remove_from_schedule(folder: &Path) {
+    let give_up = Instant::now() + child::PATIENCE;
+    while let Err(error) = fs::remove_dir_all(folder) {
+        assert_eq!(error.kind(), ErrorKind::DirectoryNotEmpty, "{error}");
+        assert!(Instant::now() < give_up, "{error}");
     }
 }
 

@@ -17,7 +17,7 @@ use tracing::{Metadata, Subscriber, info_span};
 use tracing_core::span::Current;
 
 use crate::support::child::{self, Child, tell};
-use crate::support::{count, until};
+use crate::support::{count, remove_from_schedule, until};
 use crate::write::groups::{Gate, grouping};
 
 /// What the subscriber does each time that it is called.
@@ -392,11 +392,7 @@ fn maintenance(path: &Path) {
         stats.last_backup.as_ref().is_some_and(|last| last.error.is_none())
     });
     // The next one cannot be made.
-    let removed_by = Instant::now() + child::PATIENCE;
-    while let Err(error) = std::fs::remove_dir_all(&backups) {
-        // The schedule may put a file into it meanwhile.
-        assert!(Instant::now() < removed_by, "{error}");
-    }
+    remove_from_schedule(&backups);
     until(&store, |stats| {
         stats.alerts.iter().any(|alert| alert.kind == AlertKind::BackupFailed)
     });
