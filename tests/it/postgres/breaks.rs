@@ -13,8 +13,8 @@ use larder::{Error, Outcome, PostgresImportStage, Store};
 use tempfile::TempDir;
 
 use crate::support::child::{Child, Task, after_mounting, listen, tell};
-use crate::support::names_in;
 use crate::support::postgres::Postgres;
+use crate::support::{hear, names_in};
 
 const ROWS: u64 = 50_000;
 
@@ -93,13 +93,13 @@ fn server_that_stops_in_the_middle_leaves_no_file() {
         let import = import.progress(move |now| {
             if now.stage == stage_of(role) && std::mem::take(&mut waits) {
                 there.send(()).unwrap();
-                goes.recv().unwrap();
+                hear(&goes);
             }
             ControlFlow::Continue(())
         });
         let error = thread::scope(|scope| {
             let running = scope.spawn(|| import.run().unwrap_err());
-            is_there.recv().unwrap();
+            hear(&is_there);
             server.stop_at_once();
             go.send(()).unwrap();
             running.join().unwrap()

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use larder::{Error, ExportStage, ExportToPostgres, OnMisfit, Options, Outcome, P
 use sha2::{Digest, Sha256};
 
 use crate::support::child::{Child, PATIENCE, Task, listen, tell};
+use crate::support::hear;
 use crate::support::postgres::{Postgres, chinook};
 
 const SHOP: &str = "
@@ -374,13 +375,14 @@ pub(super) fn interrupted(export: ExportToPostgres<'_>, rows: u64, interrupt: im
                 if is_there && std::mem::take(&mut waits) {
                     copying.send(()).unwrap();
                     // The other side may be gone, if its assertion has failed.
-                    let _ = goes.recv();
+                    let told = goes.recv_timeout(PATIENCE);
+                    assert_ne!(told, Err(RecvTimeoutError::Timeout), "nothing lets the export go on");
                 }
                 ControlFlow::Continue(())
             });
             export.run().unwrap_err()
         });
-        is_copying.recv().unwrap();
+        hear(&is_copying);
         interrupt();
         go.send(()).unwrap();
         export.join().unwrap()

@@ -134,6 +134,13 @@ pub(crate) fn read_or_fail() -> ReadOptions {
     ReadOptions::new().when_full(WhenFull::Fail)
 }
 
+/// What the channel gives, which must come.
+#[cfg(any(feature = "async", feature = "postgres"))]
+#[track_caller]
+pub(crate) fn hear<T>(from: &std::sync::mpsc::Receiver<T>) -> T {
+    from.recv_timeout(child::PATIENCE).expect("it comes")
+}
+
 /// Rows in the table `t`.
 pub(crate) fn count(store: &Store) -> i64 {
     store

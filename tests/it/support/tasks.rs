@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use larder::{Options, ReadOptions, ReadTx, Result, Store, WriteTx};
 
-/// Far more than anything here takes; past it something hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) use super::child::PATIENCE;
+pub(crate) use super::hear;
 
 /// A future that can be polled by hand.
 pub(crate) type Call<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
@@ -100,12 +100,6 @@ pub(crate) fn finish_if_woken<F: Future>(future: F, patience: Duration) -> Optio
         }
         rung.recv_timeout(patience).ok()?;
     }
-}
-
-/// What the channel gives, which must come.
-#[track_caller]
-pub(crate) fn hear<T>(from: &Receiver<T>) -> T {
-    from.recv_timeout(PATIENCE).expect("it comes")
 }
 
 /// Keeps one reader thread and its connection until it is let go, or dropped: then its task has gone away.
