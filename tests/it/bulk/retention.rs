@@ -9,7 +9,7 @@ use larder::rusqlite::Connection;
 use larder::{Alert, AlertKind, Error, Options, RetainOptions, Retention, RetentionStats, Role, Stats, Store};
 
 use crate::support::child::{Child, Task, listen, tell};
-use crate::support::{RaiseOnDrop, blocker, count, until};
+use crate::support::{RaiseOnDrop, blocker, count, serious, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -393,12 +393,7 @@ fn retention_of_options_waits_for_its_index() {
     run(&store, stats.retention[0].create_index.as_ref().unwrap());
     until(&store, swept);
     assert_eq!(count(&store), 0);
-    until(&store, |stats| {
-        stats
-            .alerts
-            .iter()
-            .all(|alert| alert.kind != AlertKind::RetentionFailed)
-    });
+    until(&store, |stats| serious(stats).is_empty());
     assert!(
         store
             .advice()
@@ -883,7 +878,7 @@ fn clock_that_was_set_ahead_between_two_runs_is_held() {
     let retention = store.retain("t", "at", month).unwrap();
     until(&store, swept);
     assert_eq!((count(&store), store.stats().retention[0].rows), (5, 10));
-    until(&store, |stats| clock_alert(stats).is_none());
+    until(&store, |stats| serious(stats).is_empty());
     drop(retention);
     // It is said to be right.
     set_back(&store, 300 * DAY, "''");
@@ -895,7 +890,7 @@ fn clock_that_was_set_ahead_between_two_runs_is_held() {
     until(&store, |stats| stats.retention[0].rows == 7);
     assert_eq!(count(&store), 5);
     assert_eq!(store.stats().retention[0].clock_ahead, None);
-    until(&store, |stats| clock_alert(stats).is_none());
+    until(&store, |stats| serious(stats).is_empty());
     drop(retention);
     // It waits for that without an end.
     set_back(&store, 300 * DAY, "''");
@@ -905,7 +900,7 @@ fn clock_that_was_set_ahead_between_two_runs_is_held() {
     assert_eq!(alert.as_deref(), Some("old rows of t wait for Store::trust_clock"));
     assert_eq!(count(&store), 5);
     store.trust_clock();
-    until(&store, |stats| clock_alert(stats).is_none());
+    until(&store, |stats| serious(stats).is_empty());
 }
 
 #[test]

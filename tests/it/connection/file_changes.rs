@@ -13,7 +13,7 @@ use larder::{Access, AlertKind, Durability, Error, Options, Outcome, Stats, Stor
 use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{self, Child, after_mounting, has_python, is_root, listen, skipped, tell};
-use crate::support::{count, names_in, until};
+use crate::support::{count, names_in, serious, until};
 
 /// How often the watchdog looks.
 const WATCH: Duration = Duration::from_millis(50);
@@ -268,11 +268,7 @@ listen()
 ";
     let other = Child::python(script, &[path.to_str().unwrap()]);
     other.expect("1");
-    let alerts = store.stats().alerts;
-    assert!(
-        alerts.iter().all(|alert| alert.kind != AlertKind::LocksDropped),
-        "{alerts:?}"
-    );
+    assert_eq!(serious(&store.stats()), []);
     drop(File::open(&path).unwrap());
     poisoned(&store, AlertKind::LocksDropped);
     other.finish();

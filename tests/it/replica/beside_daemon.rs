@@ -11,6 +11,7 @@ use larder::{AlertKind, Checkpoints, Options, Store};
 
 use super::litestream::{Litestream, end, files, wait};
 use crate::support::child::PATIENCE;
+use crate::support::serious;
 
 /// Writes by each of four threads, of some 3 pages: the daemon makes its checkpoints meanwhile.
 const WRITES: i64 = 1500;
@@ -85,6 +86,7 @@ fn daemon_replicates_store_that_leaves_checkpoints() {
         let acknowledged = write_from_four_threads(&store);
         let stats = store.stats();
         assert_eq!((stats.checkpoints, stats.unfinished_checkpoints), (0, 0));
+        assert_eq!(serious(&stats), []);
         let about_log = |kind| matches!(kind, AlertKind::LargeWal | AlertKind::StuckCheckpoint);
         assert!(
             !stats.alerts.iter().any(|alert| about_log(alert.kind)),
