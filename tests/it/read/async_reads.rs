@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -340,22 +340,48 @@ fn reader_age_limit_applies_to_each_read_alone() {
                 .max_reader_age(age)
                 .interrupt_old_readers(true),
         );
-        let endless = || -> Call<i64> { Box::pin(store.read_async(|tx| tx.query_row(ENDLESS, [], |row| row.get(0)))) };
-        let reads = vec![
-            counting(&store),
-            endless(),
-            counting(&store),
-            endless(),
-            counting(&store),
-        ];
+        // When each closure began and ended.
+        let times = Arc::new(Mutex::new([None::<(Instant, Instant)>; 5]));
+        let read = |place: usize| -> Call<i64> {
+            let sql = if place % 2 == 1 {
+                ENDLESS
+            } else {
+                "SELECT count(*) FROM t"
+            };
+            let times = Arc::clone(&times);
+            Box::pin(store.read_async(move |tx| {
+                let began = Instant::now();
+                let result = tx.query_row(sql, [], |row| row.get(0));
+                times.lock().unwrap()[place] = Some((began, Instant::now()));
+                result
+            }))
+        };
         let is_too_old =
             |result: &Result<i64>| matches!(result, Err(Error::Interrupted { limit, .. }) if *limit == age);
+        let held = HeldRead::hold(&store);
+        let mut reads: Vec<_> = (0..5).map(read).collect();
+        reads.iter_mut().for_each(begin);
+        let released = Instant::now();
+        held.let_go();
+        let results: Vec<_> = reads.into_iter().map(finish).collect();
+        let all_ended = Instant::now();
+        let times = times.lock().unwrap();
         let mut are_young = true;
-        for (place, result) in together(&store, reads).iter().enumerate() {
+        for (place, result) in results.iter().enumerate() {
             if place % 2 == 1 {
                 assert!(is_too_old(result), "{place}: {result:?}");
             } else if is_too_old(result) {
-                // Through a busy machine, or always: then no limit is long enough.
+                // One reader runs them in order, so this one ran within the time from the end of the one before it to the
+                // beginning of the next. A busy machine may make that as long as the limit.
+                let (before, after) = (&times[..place], &times[place + 1..]);
+                let began = before
+                    .iter()
+                    .flatten()
+                    .next_back()
+                    .map_or(released, |(_, ended)| *ended);
+                let ended = after.iter().flatten().next().map_or(all_ended, |(began, _)| *began);
+                let ran = ended - began;
+                assert!(ran >= age, "{place}: {ran:?} of {age:?}: {result:?}");
                 are_young = false;
             } else {
                 assert!(matches!(result, Ok(0)), "{place}: {result:?}");

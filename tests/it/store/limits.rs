@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{blocker, with_longer_limits, young};
+use crate::support::{blocker, until, with_longer_limits, young};
 use larder::{Error, Options, Outcome, Pending, ReadOptions, Result, Store, WriteOptions};
 
 /// Far more than anything here takes; past it something hangs.
@@ -764,29 +764,36 @@ fn execution_timeout_excludes_waiting_for_a_connection() {
     with_longer_limits(ms(500), |limit| {
         let (busy, is_busy) = channel();
         let (let_go, told) = channel::<()>();
-        let (begins, has_begun) = channel();
         thread::scope(|scope| {
+            // It is dropped with a failed assertion.
+            let let_go = let_go;
             scope.spawn(move || {
                 store.read(|_| {
                     busy.send(()).unwrap();
-                    told.recv().unwrap();
+                    let _ = told.recv();
                     Ok(())
                 })
             });
             is_busy.recv().unwrap();
+            let before = store.stats().readers.waits;
             let options = ReadOptions::new().execution_timeout(limit).queue_timeout(PATIENCE);
             let patient = scope.spawn(move || {
-                begins.send(()).unwrap();
-                store.read_with(options, |tx| tx.query_row("SELECT 1", [], |_| Ok(())))
+                let read = store.read_with(options, |tx| tx.query_row("SELECT 1", [], |_| Ok(())));
+                (read, Instant::now())
             });
-            has_begun.recv().unwrap();
+            until(store, |stats| stats.readers.waits > before);
             // The subject: it waits for longer than it may run.
             thread::sleep(limit + ms(100));
+            let released = Instant::now();
             let_go.send(()).unwrap();
             match patient.join().unwrap() {
-                // A busy machine may make the read itself as long as that.
-                Err(Error::Interrupted { .. }) => None,
-                read => {
+                (Err(error @ Error::Interrupted { .. }), ended) => {
+                    // It had a connection for no longer than this. A busy machine may make that as long as the limit.
+                    let ran = ended - released;
+                    assert!(ran >= limit, "{ran:?} of {limit:?}: {error}");
+                    None
+                }
+                (read, _) => {
                     read.unwrap();
                     Some(())
                 }
