@@ -11,7 +11,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::support::child::{Child, Task, as_ordinary_user, listen, set_mode, tell, with_read_only_mount};
 use crate::support::log::{collect, wait_for};
-use crate::support::{count, names_in, until};
+use crate::support::{count, keep_log, names_in, until};
 
 const MODULE: &str = "store::read_only";
 
@@ -22,11 +22,7 @@ pub(crate) fn child(task: &Task) {
         "writes" => {
             let store = Options::new().checkpoint_pages(1_000_000).open(path).unwrap();
             // Nor with one when it is idle for a second.
-            let _keeps_its_log = (task.args.len() > 1).then(|| {
-                let reader = Connection::open(path).unwrap();
-                reader.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
-                reader
-            });
+            let _keeps_its_log = (task.args.len() > 1).then(|| keep_log(path));
             tell("open");
             while listen() == "write" {
                 store.write(|tx| tx.execute("INSERT INTO t VALUES (1)", [])).unwrap();

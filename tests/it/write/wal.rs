@@ -6,10 +6,10 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder::{Error, Options, Outcome, ReadOptions, Result, Role, Stats, Store, WriteOptions, WriteTx};
+use larder::{Error, Options, Outcome, ReadOptions, Result, Role, Store, WriteOptions, WriteTx};
 
 use super::groups::Gate;
-use crate::support::RaiseOnDrop;
+use crate::support::{RaiseOnDrop, until};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -180,14 +180,6 @@ fn pinned_log_without_hard_limit_stops_no_write() {
     assert_eq!(std::fs::metadata(path).map_or(0, |file| file.len()), 0);
 }
 
-fn poll(store: &Store, done: impl Fn(&Stats) -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while !done(&store.stats()) {
-        assert!(Instant::now() < give_up, "{:?}", store.stats());
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn idle_store_checkpoints_its_log() {
     let store = store_with_table(Options::new());
@@ -198,7 +190,7 @@ fn idle_store_checkpoints_its_log() {
         Ok(inside.stats().checkpoints)
     });
     let before = before.unwrap();
-    poll(&store, |stats| stats.checkpoints > before);
+    until(&store, |stats| stats.checkpoints > before);
     // And then it rests: there is nothing left to do until the next write.
     let attempts = || {
         let stats = store.stats();
