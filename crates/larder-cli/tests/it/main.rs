@@ -12,6 +12,8 @@ mod postgres;
 #[cfg(feature = "replicate")]
 mod replicas;
 mod sql;
+#[path = "../../../../tests/it/support/stalls.rs"]
+mod stalls;
 mod streams;
 mod support;
 mod terminal;
