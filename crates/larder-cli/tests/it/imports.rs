@@ -1,6 +1,6 @@
 //! `import`.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
@@ -749,11 +749,15 @@ fn failure_after_a_slice_can_be_tried_again() {
     let place = Place::with_database();
     let (child, mut lines) = begin_in_slices(&place, &["--wait", "1s", "--json"]);
     let conn = place.connect("app.db");
+    let began = Instant::now();
     conn.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // It may have waited for a slice before, and have ended by now.
-    let _ = lines.write_all(b"504,d\n");
+    // A slice of the lines before may have waited for the lock in vain, and the command have ended.
+    if let Err(error) = lines.write_all(b"504,d\n") {
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+    }
     drop(lines);
     let run = Run::of(child.wait_with_output().unwrap()).assert_code(4);
+    assert!(began.elapsed() >= Duration::from_secs(1), "it has not waited: {run:?}");
     conn.execute_batch("ROLLBACK").unwrap();
     let error = &run.json()["error"];
     assert_eq!(error["retryable"], true, "{error}");
