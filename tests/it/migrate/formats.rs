@@ -5,16 +5,21 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Instant;
+#[cfg(target_os = "linux")]
+use std::time::{Duration, Instant};
 
 use include_dir::{Dir, include_dir};
 use larder::rusqlite::{Connection, params};
 use larder::{Adopt, Direction, DryRun, Migration, MigrationError, Migrations, Options, Store};
 use tempfile::tempdir;
 
+#[cfg(target_os = "linux")]
+use crate::support::child::{Child, Task, tell};
 use crate::support::migrations::{
     GOOSE_TABLE, applied, files, made_by, migration_error, names, number, pending, texts,
 };
+#[cfg(target_os = "linux")]
+use crate::support::with_stalls;
 
 static FOLDER: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/tests/migrations");
 
@@ -743,30 +748,73 @@ fn thousand_statements_all_run() {
     assert_eq!((failure.line, failure.number), (1002, 1002));
 }
 
-/// SQLite copied all the rest of the text for each statement.
-#[test]
-fn small_statements_before_large_text_run_fast() {
+/// Applies 20,000 small statements before one of 12 MB. Tells the time that this process has run for it, the time that it
+/// took, and for how long the machine kept it waiting meanwhile, in milliseconds.
+#[cfg(target_os = "linux")]
+pub(crate) fn child(_: &Task) {
     const MANY: usize = 20_000;
-    const LARGE: usize = 12 << 20;
-    let timed = |statements: usize, length: usize| {
-        let sql: String = (0..statements)
-            .map(|n| format!("INSERT INTO t VALUES ({n});\n"))
-            .collect();
-        let text = format!(
-            "CREATE TABLE t(n);\n{sql}INSERT INTO t VALUES ('{}');",
-            "x".repeat(length)
-        );
-        let set = files(&[("001_t.sql", &text)]);
-        let began = Instant::now();
-        let store = open(set).unwrap();
-        let took = began.elapsed();
-        assert_eq!(number(&store, "SELECT count(*) FROM t"), statements as i64 + 1);
-        assert_eq!(number(&store, "SELECT max(length(n)) FROM t"), length as i64);
-        took
+    let sql: String = (0..MANY).map(|n| format!("INSERT INTO t VALUES ({n});\n")).collect();
+    let text = format!(
+        "CREATE TABLE t(n);\n{sql}INSERT INTO t VALUES ('{}');",
+        "x".repeat(12 << 20)
+    );
+    let set = files(&[("001_t.sql", &text)]);
+    let (began, ran) = (Instant::now(), time_run());
+    let (store, lost) = with_stalls(|| open(set).unwrap());
+    let (took, ran) = (began.elapsed(), time_run() - ran);
+    assert_eq!(number(&store, "SELECT count(*) FROM t"), MANY as i64 + 1);
+    assert_eq!(number(&store, "SELECT max(length(n)) FROM t"), 12 << 20);
+    let waited = longest_wait() + lost;
+    tell(format!(
+        "{} {} {}",
+        ran.as_millis(),
+        took.as_millis(),
+        waited.as_millis()
+    ));
+}
+
+/// The longest time for which one of the threads of this process could have run, and had no core.
+#[cfg(target_os = "linux")]
+fn longest_wait() -> Duration {
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let waits = threads.filter_map(|thread| {
+        // A thread may end meanwhile. The time that it has run, that for which it waited, in nanoseconds, and more.
+        let times = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        times.split_whitespace().nth(1)?.parse().ok()
+    });
+    waits.max().map(Duration::from_nanos).unwrap_or_default()
+}
+
+/// The time that all threads of this process have run, in user code and in the kernel.
+#[cfg(target_os = "linux")]
+fn time_run() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    // The name of the program, in parentheses, may have spaces.
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    // A tick of /proc is 10 ms on each machine.
+    ticks
+        .map(|ticks| Duration::from_millis(10 * ticks.parse::<u64>().unwrap()))
+        .sum()
+}
+
+/// SQLite copied all the rest of the text for each statement, 240 GB in all.
+#[test]
+#[cfg(target_os = "linux")]
+fn small_statements_before_large_text_run_fast() {
+    const LIMIT: u64 = 10_000;
+    let child = Child::start("migrate::formats", "small statements", &[]);
+    let line = child.line();
+    child.finish();
+    let times: Vec<u64> = line.split(' ').map(|time| time.parse().unwrap()).collect();
+    let [ran, took, waited] = times[..] else {
+        panic!("{line}")
     };
-    // Together they copied 240 GB. A machine may be busy during one of the three.
-    let is_fast = |_| timed(MANY, LARGE) < 4 * (timed(MANY, 10) + timed(1, LARGE));
-    assert!((0..5).any(is_fast));
+    assert!(ran < LIMIT, "it has run for {ran} ms");
+    assert!(
+        took < LIMIT + waited,
+        "it took {took} ms, and the machine kept it waiting for {waited} ms of them"
+    );
 }
 
 #[test]

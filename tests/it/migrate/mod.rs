@@ -3,7 +3,7 @@
 mod adoption;
 mod copies;
 mod embedded;
-mod formats;
+pub(crate) mod formats;
 mod live;
 mod long_lists;
 mod lost_markers;

@@ -41,6 +41,8 @@ const CHILDREN: &[(&str, Run)] = &[
     ("connection::causes", crate::connection::causes::child),
     ("connection::file_changes", crate::connection::file_changes::child),
     ("maintenance::vacuum", crate::maintenance::vacuum::child),
+    #[cfg(target_os = "linux")]
+    ("migrate::formats", crate::migrate::formats::child),
     ("migrate::processes", crate::migrate::processes::child),
     #[cfg(feature = "postgres")]
     ("postgres::breaks", crate::postgres::breaks::child),
