@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
@@ -230,24 +230,28 @@ fn withdrawn_jobs_take_no_room_in_the_queue() {
 
 #[test]
 fn short_read_timeout_says_why_opening_failed() {
-    let error = timeout_after_failed_opening(Duration::from_millis(40), |limit| {
+    // One reader thread: it takes note of a failed opening before it begins the one after the next.
+    let (opened, failing) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let begun = Arc::clone(&failing);
+    let store = store_with(Options::new().readers(1).on_connect(move |conn, role| {
         // The first, which larder opens to see that it can, is let through.
-        let opened = std::sync::atomic::AtomicUsize::new(0);
-        let store = store_with(Options::new().on_connect(move |conn, role| {
-            let first = opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 2;
-            if role == Role::Reader && !first {
-                conn.execute_batch("SELECT * FROM such_a_table_is_missing")?;
+        if role == Role::Reader && opened.fetch_add(1, Ordering::SeqCst) > 0 {
+            if opened.load(Ordering::SeqCst) > 2 {
+                begun.fetch_add(1, Ordering::SeqCst);
             }
-            Ok(())
-        }));
-        for limit in [limit, limit + Duration::from_millis(360)] {
-            let options = ReadOptions::new().queue_timeout(limit);
-            let error = finish(store.read_async_with(options, |_| Ok(()))).unwrap_err();
-            assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
+            conn.execute_batch("SELECT * FROM such_a_table_is_missing")?;
         }
-        let options = ReadOptions::new().queue_timeout(limit);
+        Ok(())
+    }));
+    let read = |ms| {
+        let options = ReadOptions::new().queue_timeout(Duration::from_millis(ms));
         finish(store.read_async_with(options, |_| Ok(()))).unwrap_err()
-    });
+    };
+    for ms in [40, 400] {
+        let error = read(ms);
+        assert!(matches!(error, Error::ReadQueueTimeout { .. }), "{error:?}");
+    }
+    let error = timeout_after_failed_opening(&failing, || read(40));
     assert!(error.to_string().contains("such_a_table_is_missing"), "{error}");
 }
 
@@ -322,17 +326,19 @@ fn panicking_display_of_on_connect_error_is_reported() {
     }
     impl std::error::Error for Unprintable {}
     let refuse = Arc::new(AtomicBool::new(false));
-    let refuses = Arc::clone(&refuse);
+    let failing = Arc::new(AtomicUsize::new(0));
+    let (refuses, begun) = (Arc::clone(&refuse), Arc::clone(&failing));
     let options = Options::new().readers(1).on_connect(move |_, role| {
         if role == Role::Reader && refuses.load(Ordering::SeqCst) {
+            begun.fetch_add(1, Ordering::SeqCst);
             return Err(Error::app(Unprintable));
         }
         Ok(())
     });
     let store = options.open_temp().unwrap();
     refuse.store(true, Ordering::SeqCst);
-    let error = timeout_after_failed_opening(Duration::from_millis(500), |limit| {
-        let soon = ReadOptions::new().queue_timeout(limit);
+    let error = timeout_after_failed_opening(&failing, || {
+        let soon = ReadOptions::new().queue_timeout(Duration::from_millis(500));
         store.read_with(soon, |_| Ok(())).unwrap_err()
     });
     match error {

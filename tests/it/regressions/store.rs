@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
@@ -112,31 +112,30 @@ fn close_after_burst_of_reads_returns_soon() {
 
 // ---- readers that cannot be opened ----
 
-/// A store whose reads wait for so long, and whose `on_connect` calls `fail` for each reader once the switch is on.
-fn with_failing_readers(limit: Duration, fail: fn() -> Result<()>) -> (Store, Arc<AtomicBool>) {
-    let broken = Arc::new(AtomicBool::new(false));
-    let is_broken = Arc::clone(&broken);
+/// A store whose `on_connect` calls `fail` for each reader once the switch is on, and the number of these calls.
+fn with_failing_readers(fail: fn() -> Result<()>) -> (Store, Arc<AtomicBool>, Arc<AtomicUsize>) {
+    let (broken, failing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (is_broken, begun) = (Arc::clone(&broken), Arc::clone(&failing));
     let store = Options::new()
         .readers(1)
-        .read_queue_timeout(limit)
-        .on_connect(move |_, role| match role {
-            Role::Reader if is_broken.load(Ordering::SeqCst) => fail(),
-            _ => Ok(()),
+        .read_queue_timeout(Duration::from_millis(600))
+        .on_connect(move |_, role| {
+            if role == Role::Reader && is_broken.load(Ordering::SeqCst) {
+                begun.fetch_add(1, Ordering::SeqCst);
+                return fail();
+            }
+            Ok(())
         })
         .open_temp()
         .unwrap();
-    (store, broken)
+    (store, broken, failing)
 }
 
 /// A read fails for the reason `why`; once the reason is gone, reads work.
 fn says_why_and_recovers(fail: fn() -> Result<()>, why: &str) {
-    let mut failing = None;
-    let error = timeout_after_failed_opening(Duration::from_millis(600), |limit| {
-        let (store, broken) = failing.insert(with_failing_readers(limit, fail));
-        broken.store(true, Ordering::SeqCst);
-        store.read(|_| Ok(())).unwrap_err()
-    });
-    let (store, broken) = failing.unwrap();
+    let (store, broken, failing) = with_failing_readers(fail);
+    broken.store(true, Ordering::SeqCst);
+    let error = timeout_after_failed_opening(&failing, || store.read(|_| Ok(())).unwrap_err());
     let Error::ReadQueueTimeout { last_error, .. } = &error else {
         panic!("{error:?}");
     };

@@ -1053,20 +1053,20 @@ fn failed_statement_of_on_connect_is_named_with_its_role() {
 /// A reader that opens later, while reads wait for it.
 #[test]
 fn read_timeout_names_the_role_whose_on_connect_failed() {
-    let error = timeout_after_failed_opening(Duration::from_millis(200), |limit| {
-        let readers = AtomicUsize::new(0);
-        let store = Options::new()
-            .read_queue_timeout(limit)
-            .on_connect(move |conn, role| {
-                if role == Role::Reader && readers.fetch_add(1, Ordering::SeqCst) > 0 {
-                    conn.execute_batch("CREATE TABLE t(n)")?;
-                }
-                Ok(())
-            })
-            .open_temp()
-            .unwrap();
-        store.read(|_| Ok(())).unwrap_err()
-    });
+    let (readers, failing) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let begun = Arc::clone(&failing);
+    let store = Options::new()
+        .read_queue_timeout(Duration::from_millis(200))
+        .on_connect(move |conn, role| {
+            if role == Role::Reader && readers.fetch_add(1, Ordering::SeqCst) > 0 {
+                begun.fetch_add(1, Ordering::SeqCst);
+                conn.execute_batch("CREATE TABLE t(n)")?;
+            }
+            Ok(())
+        })
+        .open_temp()
+        .unwrap();
+    let error = timeout_after_failed_opening(&failing, || store.read(|_| Ok(())).unwrap_err());
     let text = error.to_string();
     for part in [
         "readonly",
@@ -1079,24 +1079,23 @@ fn read_timeout_names_the_role_whose_on_connect_failed() {
 
 #[test]
 fn read_timeout_names_failure_of_on_connect() {
-    let error = timeout_after_failed_opening(Duration::from_secs(1), |limit| {
-        let readers = AtomicUsize::new(0);
-        let store = Options::new()
-            .read_queue_timeout(limit)
-            .on_connect(move |_, role| {
-                // The first reader is the one that `open` looks at.
-                match role == Role::Reader && readers.fetch_add(1, Ordering::SeqCst) > 0 {
-                    true => Err(Error::app("no more readers today")),
-                    false => Ok(()),
-                }
-            })
-            .open_temp()
-            .unwrap();
-        let error = store.read(|_| Ok(())).unwrap_err();
-        store.write(|tx| tx.execute_batch("CREATE TABLE t(n)")).unwrap();
-        error
-    });
+    let (readers, failing) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let begun = Arc::clone(&failing);
+    let store = Options::new()
+        .read_queue_timeout(Duration::from_secs(1))
+        .on_connect(move |_, role| {
+            // The first reader is the one that `open` looks at.
+            if role == Role::Reader && readers.fetch_add(1, Ordering::SeqCst) > 0 {
+                begun.fetch_add(1, Ordering::SeqCst);
+                return Err(Error::app("no more readers today"));
+            }
+            Ok(())
+        })
+        .open_temp()
+        .unwrap();
+    let error = timeout_after_failed_opening(&failing, || store.read(|_| Ok(())).unwrap_err());
     assert!(error.to_string().contains("no more readers today"), "{error}");
+    store.write(|tx| tx.execute_batch("CREATE TABLE t(n)")).unwrap();
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub(crate) mod tokens;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,24 +45,30 @@ pub(crate) fn with_longer_limits<T>(first: Duration, attempt: impl FnMut(Duratio
     limits.find_map(attempt).expect("no limit was long enough")
 }
 
-/// The error of a read that waits in vain for a connection, for long enough that the first opening fails. On a busy
-/// machine a short limit passes while it goes on, or before it begins.
+/// The error of a read that waits in vain for a connection, and says why an opening failed. On a busy machine the time of
+/// a read passes while the first opening goes on, or before it begins, and the next read tries again. `failing` counts
+/// the calls of `on_connect` that are to fail, as they begin. A read after the second of them has begun says why, since
+/// the first has failed by then.
 #[track_caller]
 pub(crate) fn timeout_after_failed_opening(
-    first: Duration,
-    mut read: impl FnMut(Duration) -> larder::Error,
+    failing: &AtomicUsize,
+    mut read: impl FnMut() -> larder::Error,
 ) -> larder::Error {
-    with_longer_limits(first, |limit| {
-        let error = read(limit);
+    let give_up = Instant::now() + Duration::from_secs(60);
+    loop {
+        let begun = failing.load(Ordering::SeqCst);
+        let error = read();
         let larder::Error::ReadQueueTimeout { last_error, .. } = &error else {
             panic!("{error:?}");
         };
         let goes_on = |text: &String| {
             text == "a connection is being opened" || text.starts_with("opening a connection has taken")
         };
-        let has_failed = last_error.as_ref().is_some_and(|text| !goes_on(text));
-        has_failed.then_some(error)
-    })
+        if last_error.as_ref().is_some_and(|text| !goes_on(text)) {
+            return error;
+        }
+        assert!(begun < 2 && Instant::now() < give_up, "after {begun} openings: {error}");
+    }
 }
 
 /// What a read gives that is young enough for [`larder::Options::max_reader_age`]. A busy machine may make one old. A
