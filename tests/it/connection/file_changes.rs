@@ -508,14 +508,9 @@ fn other_access_waits_for_leftover_read_to_end() {
     assert!(matches!(refused, Error::AlreadyOpen { .. }), "{refused:?}");
     drop(let_go);
     read.join().unwrap().unwrap();
-    // The first may be closing still: it was left 1 ms.
-    let give_up = Instant::now() + child::PATIENCE;
-    let store = loop {
-        match shared() {
-            Err(error) => assert!(Instant::now() < give_up, "{error}"),
-            Ok(store) => break store,
-        }
-    };
+    // It was left 1 ms. This waits for its end.
+    store.close_within(child::PATIENCE).unwrap();
+    let store = shared().unwrap();
     assert_eq!(look_from_outside(&path), "1");
     store.close().unwrap();
 }
