@@ -1,5 +1,6 @@
 //! A store that is replicated compacts its replica while it runs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use larder::{Error, Options, Replica, ReplicaOptions, Store};
 
 use super::litestream::Litestream;
-use super::store::{CENTURY, Place, close, spool_of};
+use super::store::{CENTURY, Place, close, spool_of, wait_until};
 use crate::support::child::PATIENCE;
 use crate::support::log;
 
@@ -22,26 +23,45 @@ fn write(store: &Store, n: i64) {
     store.replica().unwrap().flush(PATIENCE).unwrap();
 }
 
-fn files(place: &Place, level: u8) -> usize {
-    fs::read_dir(place.replica().join(format!("ltx/{level}"))).map_or(0, Iterator::count)
+/// The first and the last transaction of each file of that level, in order.
+fn files(place: &Place, level: u8) -> BTreeSet<(u64, u64)> {
+    let Ok(entries) = fs::read_dir(place.replica().join(format!("ltx/{level}"))) else {
+        return BTreeSet::new();
+    };
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.map(|name| txids(name.strip_suffix(".ltx").unwrap())).collect()
 }
 
-/// Waits until files were merged into that level.
-fn merged(place: &Place, level: u8) {
+fn txids(text: &str) -> (u64, u64) {
+    let number = |text| u64::from_str_radix(text, 16).unwrap();
+    let (first, last) = text.split_once('-').unwrap();
+    (number(first), number(last))
+}
+
+/// The same of the files that were merged into that level, as the events say.
+fn merges(place: &Place, level: u8) -> Vec<(u64, u64)> {
     let (path, level) = (place.database().display().to_string(), level.to_string());
-    log::wait_for(|event| {
+    let events = log::events(|event| {
         event.message == "files of the replica were merged into one"
             && event.mentions(&path)
             && event.expect("level") == level
     });
+    events.iter().map(|event| txids(event.expect("txids"))).collect()
 }
 
-/// Waits until the levels have files, closes, opens, and goes on.
+/// Waits until files were merged into that level.
+fn merged(place: &Place, level: u8) {
+    wait_until("files are merged", || !merges(place, level).is_empty());
+}
+
+/// Waits until that level has all uploads, closes, opens, and goes on.
 #[test]
 fn running_store_merges_its_uploads() {
     let place = Place::new();
     let mut n = 0;
     for level in [2, 3] {
+        // A merge that the last closing has interrupted may have made its file, and be told by no event.
+        let (before, told) = (files(&place, level), merges(&place, level).len());
         let store = open(&place);
         store
             .write(|tx| tx.execute_batch("CREATE TABLE IF NOT EXISTS entry(n INTEGER PRIMARY KEY, noise BLOB)"))
@@ -50,8 +70,16 @@ fn running_store_merges_its_uploads() {
             n += 1;
             write(&store, n);
         });
-        merged(&place, level);
-        assert!(files(&place, level) > 0);
+        let last = store.replica().unwrap().uploaded();
+        wait_until("all uploads are merged", || {
+            merges(&place, level).iter().any(|merged| merged.1 >= last)
+        });
+        // Each merge has made one file, and no other one is there.
+        wait_until("the files are those of the merges", || {
+            let merges = merges(&place, level);
+            let made: BTreeSet<_> = merges[told..].iter().copied().collect();
+            made.len() == merges.len() - told && files(&place, level) == &before | &made
+        });
         let report = store.close().unwrap();
         assert_eq!(report.replicated, Some(true), "{report}");
         let replica = Replica::open(place.replica().to_str().unwrap()).unwrap();
@@ -76,7 +104,7 @@ fn running_store_merges_its_uploads() {
             );
         }
     }
-    assert_eq!(files(&place, 9), 0);
+    assert_eq!(files(&place, 9), BTreeSet::new());
     let unfinished = place.database().with_file_name("app.db-replica").join("tmp");
     assert_eq!(fs::read_dir(unfinished).unwrap().count(), 0);
 }
@@ -139,16 +167,8 @@ fn merge_reads_uploads_from_the_spool() {
 
 /// Waits until level 1 has that transaction.
 fn merged_to(place: &Place, txid: u64) {
-    let path = place.database().display().to_string();
-    log::wait_for(|event| {
-        let is_it = event.message == "files of the replica were merged into one" && event.mentions(&path);
-        let last = || {
-            event
-                .expect("txids")
-                .split_once('-')
-                .map(|(_, last)| u64::from_str_radix(last, 16).unwrap())
-        };
-        is_it && last() >= Some(txid)
+    wait_until("it is merged", || {
+        merges(place, 1).iter().any(|merged| merged.1 >= txid)
     });
 }
 
