@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -900,44 +900,54 @@ fn pause_lets_other_connections_write() {
     let path = folder.path().join("app.db");
     let store = Store::open(&path).unwrap();
     store.write(|tx| tx.execute_batch(TABLE)).unwrap();
-    let (over, has_written) = (AtomicBool::new(false), AtomicBool::new(false));
-    let written = thread::scope(|scope| {
-        let other = scope.spawn(|| {
+    let (over, written) = (AtomicBool::new(false), AtomicI64::new(0));
+    let is_running = Arc::new(AtomicBool::new(false));
+    let within = thread::scope(|scope| {
+        let raised = RaiseOnDrop(&over);
+        scope.spawn(|| {
             let conn = Connection::open(&path).unwrap();
             conn.busy_timeout(PATIENCE).unwrap();
-            let mut written = 0;
             while !over.load(Relaxed) {
-                written += conn.execute("INSERT INTO t(text) VALUES ('other')", []).unwrap();
-                has_written.store(true, Relaxed);
+                let rows = conn.execute("INSERT INTO t(text) VALUES ('other')", []).unwrap();
+                written.fetch_add(rows as i64, Relaxed);
                 // As a service: it does not hold the lock all the time.
                 thread::sleep(Duration::from_millis(1));
             }
-            written
         });
-        let raised = RaiseOnDrop(&over);
         let pause = Duration::from_millis(10);
-        // The thread above may begin late.
+        // The thread above may begin late. Its writes count from the first slice to the last line.
         let (began, mut lines) = (Instant::now(), 0);
-        let goes_on = |n: &u64| *n < 100_000 || !has_written.load(Relaxed) && began.elapsed() < PATIENCE;
+        let (mut before, mut within) = (None, 0);
+        let goes_on = |n: &u64| {
+            if is_running.load(Relaxed) {
+                let now = written.load(Relaxed);
+                within = now - *before.get_or_insert(now);
+            }
+            *n < 100_000 || within == 0 && began.elapsed() < PATIENCE
+        };
         let rows = (0..).take_while(goes_on).inspect(|_| lines += 1);
         let file = Lines {
             lines: std::iter::once("id,text\n".to_owned()).chain(rows.map(|n| format!("{n},text\n"))),
             line: io::Cursor::default(),
         };
-        let csv = store.bulk().pause(pause).csv(file);
-        let report = csv.into("t").keep_existing().run().unwrap();
+        let runs = Arc::clone(&is_running);
+        let bulk = store.bulk().pause(pause).progress(move |progress| {
+            runs.store(progress.rows > 0, Relaxed);
+            ControlFlow::Continue(())
+        });
+        let report = bulk.csv(file).into("t").keep_existing().run().unwrap();
         assert_eq!(report.rows, lines);
         assert!(report.slices > 1);
         let pauses = pause * (report.slices - 1) as u32;
         assert!(report.duration >= pauses, "{report:?}");
         drop(raised);
-        other.join().unwrap()
+        within
     });
-    assert!(written > 0);
+    assert!(within > 0, "it wrote before the job or after it");
     let others: i64 = store
         .read(|tx| tx.scalar("SELECT count(*) FROM t WHERE text = 'other'", []))
         .unwrap();
-    assert_eq!(others, written as i64);
+    assert_eq!(others, written.into_inner());
 }
 
 /// A file that is made line by line.

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder::{Constraint, Error, OnViolation, Options, Outcome, Store, WriteOptions};
 
@@ -213,43 +213,55 @@ fn source_that_blocks_holds_no_transaction() {
 fn writes_beside_it_succeed_and_fail_by_themselves() {
     let store = store();
     let over = AtomicBool::new(false);
-    let (report, written) = thread::scope(|scope| {
-        let writers: Vec<_> = (0..2)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut written = 0;
-                    while !over.load(Relaxed) {
-                        // Another one may end the transaction that it joins.
-                        let one = store.write(|tx| tx.execute("INSERT INTO beside VALUES (1)", []));
-                        written += i64::from(one.is_ok());
-                        let failed: Result<(), Error> = store.write(|tx| {
-                            tx.execute("INSERT INTO beside VALUES (2)", [])?;
-                            Err(Error::app("no"))
-                        });
-                        assert!(failed.is_err());
-                        // SQLite ends the whole transaction, of the slice, too.
-                        if count(&store) > 0 {
-                            let twice = "INSERT OR ROLLBACK INTO t VALUES (0, 'twice')";
-                            let ended = store.write(move |tx| tx.execute(twice, []));
-                            assert!(ended.is_err(), "{ended:?}");
-                        }
-                    }
-                    written
-                })
-            })
-            .collect();
+    let (written, ended) = (AtomicI64::new(0), AtomicI64::new(0));
+    let (report, beside) = thread::scope(|scope| {
         let raised = RaiseOnDrop(&over);
-        let report = store.bulk().insert(INSERT, rows(0, 50_000)).run().unwrap();
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    // Another one may end the transaction that it joins.
+                    let one = store.write(|tx| tx.execute("INSERT INTO beside VALUES (1)", []));
+                    written.fetch_add(i64::from(one.is_ok()), Relaxed);
+                    let failed: Result<(), Error> = store.write(|tx| {
+                        tx.execute("INSERT INTO beside VALUES (2)", [])?;
+                        Err(Error::app("no"))
+                    });
+                    assert!(failed.is_err());
+                    // SQLite ends the whole transaction, of the slice, too.
+                    if count(&store) > 0 {
+                        let twice = "INSERT OR ROLLBACK INTO t VALUES (0, 'twice')";
+                        let failed = store.write(move |tx| tx.execute(twice, []));
+                        assert!(failed.is_err(), "{failed:?}");
+                        ended.fetch_add(1, Relaxed);
+                    }
+                }
+            });
+        }
+        // The threads may begin late: at least one write of each kind is made while rows are inserted.
+        let (began, mut before) = (Instant::now(), None);
+        let mut beside = [0, 0];
+        let goes_on = |row: &(i64, String)| {
+            let now = [written.load(Relaxed), ended.load(Relaxed)];
+            let before = *before.get_or_insert(now);
+            beside = [now[0] - before[0], now[1] - before[1]];
+            row.0 < 50_000 || beside.contains(&0) && began.elapsed() < PATIENCE
+        };
+        let report = store
+            .bulk()
+            .insert(INSERT, rows(0, i64::MAX).take_while(goes_on))
+            .run()
+            .unwrap();
         drop(raised);
-        let written: i64 = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
-        (report, written)
+        (report, beside)
     });
-    assert_eq!(report.rows, 50_000);
-    assert_eq!(sum(&store), (0..50_000).sum::<i64>());
+    assert!(report.rows >= 50_000, "{report:?}");
+    assert_eq!(count(&store), report.rows.cast_signed());
+    assert_eq!(sum(&store), (0..report.rows.cast_signed()).sum::<i64>());
+    assert!(!beside.contains(&0), "{beside:?}");
     let beside: (i64, i64) = store
-        .read(|tx| tx.one("SELECT count(*), coalesce(max(n), 1) FROM beside", []))
+        .read(|tx| tx.one("SELECT count(*), max(n) FROM beside", []))
         .unwrap();
-    assert_eq!(beside, (written, 1));
+    assert_eq!(beside, (written.into_inner(), 1));
 }
 
 #[test]
