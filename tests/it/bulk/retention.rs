@@ -794,9 +794,10 @@ fn table_with_many_old_rows_does_not_keep_others_waiting() {
     ));
     run(&store, "INSERT INTO other VALUES (unixepoch() - 3700)");
     fill(&store, 60_000, &(now() - 3700).to_string());
-    // Both are there before the first row goes.
+    // The other one comes while the first slice waits for the writer.
     let (let_go, running) = blocker(&store);
     let _many = store.retain("t", "at", HOUR).unwrap();
+    until(&store, |stats| stats.queued > 0);
     let _one = store.retain("other", "at", HOUR).unwrap();
     drop(let_go);
     running.wait().unwrap();
