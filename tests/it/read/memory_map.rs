@@ -217,15 +217,18 @@ fn map_is_no_larger_than_its_limit() {
 fn mapped_reads_are_right_while_the_file_changes() {
     let (_folder, path) = database();
     let store = Options::new().readers(2).open(&path).unwrap();
-    let enough = path.with_extension("enough");
-    let args = [&path, &enough].map(|path| path.to_str().unwrap());
+    let (enough, round) = (path.with_extension("enough"), path.with_extension("round"));
+    let args = [&path, &enough, &round].map(|path| path.to_str().unwrap());
     let child = Child::start("read::memory_map", "changes the size", &args);
     let (sees, seen) = channel();
     let read = |sees: Sender<()>| {
         let mut sizes = 0;
         let mut last = None;
         loop {
-            let (is_over, rows) = store.read(is_consistent).unwrap();
+            // A read that begins after a round was committed sees it.
+            let committed = fs::read_to_string(&round).map_or(0, |round| round.parse().unwrap());
+            let (read, rows, is_over) = store.read(is_consistent).unwrap();
+            assert!(read >= committed, "round {read} is read after {committed}");
             if last.replace(rows) != Some(rows) {
                 sizes += 1;
                 if sizes == 6 {
@@ -243,7 +246,8 @@ fn mapped_reads_are_right_while_the_file_changes() {
             scope.spawn(move || read(sees));
         }
         drop(sees);
-        // Only then may the child end.
+        // Only then may the child end. Each read sees the newest size, so that takes no longer than some rounds, unless a
+        // reader or the child hangs.
         let both = (0..2).all(|_| seen.recv_timeout(PATIENCE).is_ok());
         fs::write(&enough, "").unwrap();
         child.expect("done");
@@ -253,21 +257,20 @@ fn mapped_reads_are_right_while_the_file_changes() {
     assert!(most_used_map(&path).resident > 0);
 }
 
-/// The numbers add up to nothing, and another table has the number of rows. Gives whether it was the last change, too.
-fn is_consistent(tx: &ReadTx<'_>) -> Result<(bool, i64)> {
+/// The numbers add up to nothing, and another table has the number of rows. Gives the round of the last change, the rows,
+/// and whether it was the last one.
+fn is_consistent(tx: &ReadTx<'_>) -> Result<(i64, i64, bool)> {
     let (sum, rows, bytes): (i64, i64, i64) =
         tx.query_row("SELECT sum(n), count(*), sum(length(filler)) FROM t", [], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?;
     assert_eq!((sum, bytes), (0, rows * 1900));
     if !tx.exists("SELECT 1 FROM sqlite_schema WHERE name = 'told'", [])? {
-        return Ok((false, rows));
+        return Ok((0, rows, false));
     }
-    let (told, is_over): (i64, bool) = tx.query_row("SELECT rows, is_over FROM told", [], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })?;
+    let (told, round, is_over): (i64, i64, bool) = tx.one("SELECT rows, round, is_over FROM told", [])?;
     assert_eq!(rows, told);
-    Ok((is_over, rows))
+    Ok((round, rows, is_over))
 }
 
 pub(crate) fn child(task: &child::Task) {
@@ -281,16 +284,19 @@ pub(crate) fn child(task: &child::Task) {
             conn.execute("UPDATE t SET n = n + 1 WHERE id = ?1", [id]).unwrap();
             tell("updated");
         },
-        "changes the size" => change_the_size(&conn, Path::new(&task.args[1])),
+        "changes the size" => change_the_size(&conn, Path::new(&task.args[1]), Path::new(&task.args[2])),
         other => panic!("no role {other:?}"),
     }
     tell("done");
 }
 
-/// Until that file is there, but not less than so many rounds.
-fn change_the_size(conn: &Connection, enough: &Path) {
-    conn.execute_batch("BEGIN; CREATE TABLE told(rows, is_over); INSERT INTO told SELECT count(*), 0 FROM t; COMMIT")
-        .unwrap();
+/// Until the file `enough` is there, but not less than so many rounds. The number of those that are committed is in the file
+/// `told`.
+fn change_the_size(conn: &Connection, enough: &Path, told: &Path) {
+    conn.execute_batch(
+        "BEGIN; CREATE TABLE told(rows, round, is_over); INSERT INTO told SELECT count(*), 0, 0 FROM t; COMMIT",
+    )
+    .unwrap();
     let mut round = 0;
     let mut is_over = false;
     while !is_over {
@@ -309,11 +315,16 @@ fn change_the_size(conn: &Connection, enough: &Path) {
         conn.execute("UPDATE t SET n = iif(id % 2, ?1, -?1) WHERE id <= 1000", [round])
             .unwrap();
         conn.execute(
-            "UPDATE told SET rows = (SELECT count(*) FROM t), is_over = ?1",
-            [is_over],
+            "UPDATE told SET rows = (SELECT count(*) FROM t), round = ?1, is_over = ?2",
+            (round, is_over),
         )
         .unwrap();
-        conn.execute_batch("COMMIT; PRAGMA incremental_vacuum").unwrap();
+        conn.execute_batch("COMMIT").unwrap();
+        // In one step, so that no reader finds half of it.
+        let unfinished = told.with_extension("unfinished");
+        fs::write(&unfinished, round.to_string()).unwrap();
+        fs::rename(&unfinished, told).unwrap();
+        conn.execute_batch("PRAGMA incremental_vacuum").unwrap();
         let kind = ["PASSIVE", "FULL", "TRUNCATE"][round as usize % 3];
         // Readers that overlap keep it from its end for good.
         conn.busy_timeout(Duration::from_millis(20)).unwrap();
