@@ -18,7 +18,7 @@ use super::follower::upload;
 use super::hooked::Hooked;
 use super::store::{Place, close, fill, spool_of, wait_until};
 use crate::support::child::PATIENCE;
-use crate::support::log;
+use crate::support::{log, with_stalls};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -69,40 +69,51 @@ fn replica_is_verified_again_and_again() {
 
 #[test]
 fn damaged_file_raises_the_alert() {
-    let (place, hooked) = (Place::new(), Hooked::named("damaged-file"));
-    let replica = place.to_url("memory:damaged-file").verify_every(SECOND);
-    let store = Options::new().replicate_to(replica).open(place.database()).unwrap();
+    let place = Place::new();
+    let store = Options::new()
+        .replicate_to(place.to().verify_every(2 * SECOND))
+        .monitor_interval(Duration::from_millis(20))
+        .open(place.database())
+        .unwrap();
     fill(&store, 30);
     store.replica().unwrap().flush(PATIENCE).unwrap();
-    let key = "ltx/0/0000000000000001-0000000000000001.ltx";
-    // The store would write the file again before the alert is seen.
-    let may = Arc::new(Semaphore::new(0));
-    let writes = Arc::clone(&may);
-    hooked.before(move |verb, asked| {
-        let (writes, is_held) = (Arc::clone(&writes), verb == "PUT" && asked == key);
-        async move {
-            if is_held {
-                drop(writes.acquire().await.unwrap());
-            }
-            Ok(())
-        }
-        .boxed()
+    let path = place.replica().join("ltx/0/0000000000000001-0000000000000001.ltx");
+    let sound = fs::read(&path).unwrap();
+    let raised = (0..10).find_map(|_| {
+        let (raised, lost) = with_stalls(|| damage(&place, &path, &sound[..150]));
+        // The monitor had two seconds to see it: a hundred times as long as it takes.
+        assert!(raised.is_some() || lost > SECOND, "no alert was raised");
+        raised
     });
-    let damages = Arc::clone(&hooked);
-    let damaged = runtime::wait(async move {
-        let path = Path::from(key);
-        let sound = damages.store.get(&path).await?.bytes().await?;
-        damages.store.put(&path, sound.slice(..150).into()).await
-    });
-    damaged.unwrap().unwrap();
-    wait_until("the alert is raised", || is_raised(&store));
-    let problem = last_verify(&store).unwrap().problem.unwrap();
-    assert!(problem.contains("0000000000000001"), "{problem}");
-    may.add_permits(1);
+    let raised = raised.expect("the machine kept the monitor from its work each time");
+    let reason = raised.expect("reason");
+    assert!(reason.contains("0000000000000001"), "{reason}");
     wait_until("the alert clears", || !is_raised(&store));
+    assert!(fs::read(&path).unwrap() == sound, "it was written once more");
     let report = store.replica().unwrap().verify().restore(true).run().unwrap();
     assert!(report.is_ok(), "{report}");
     close(store);
+}
+
+/// Damages a file of the replica, and waits until a verification has found that, and the next one has not any more, since
+/// the store has written the file again. Gives the event of the alert.
+fn damage(place: &Place, path: &std::path::Path, contents: &[u8]) -> Option<log::Event> {
+    let replica = place.replica().display().to_string();
+    let verified = || log::events(|event| event.message == "replica verified" && event.mentions(&replica));
+    let before = verified().len();
+    fs::write(path, contents).unwrap();
+    wait_until("the damage is found, and mended", || {
+        let mut since = verified()
+            .into_iter()
+            .skip(before)
+            .map(|event| event.expect("problems") != "0");
+        since.any(|finds| finds) && since.any(|finds| !finds)
+    });
+    let database = place.database().display().to_string();
+    let raised = log::events(|event| {
+        event.message == "alert fired" && event.field("alert") == Some("verify_failed") && event.mentions(&database)
+    });
+    raised.into_iter().next()
 }
 
 /// A storage that is away says nothing about the replica.
