@@ -19,7 +19,7 @@ use super::levels::{Due, Levels};
 use super::replication::Replication;
 use super::runtime::{self, Closures};
 use super::spool::Sealed;
-use super::storage::{FileInfo, Result, Txids};
+use super::storage::{FailureKind, FileInfo, Result, Txids};
 use crate::runtime::sync::{Arc, Instant};
 use crate::telemetry::event::event;
 
@@ -189,8 +189,9 @@ impl Replication {
         for (file, problem) in damaged {
             // This owner's, or proven to be the same at opening.
             let is_own = file.level == 0 && file.txids.max <= self.progress().uploaded;
-            if !is_own || !self.write_again(levels, file, &problem).await {
-                levels.is_damaged(file, problem);
+            match is_own && self.write_again(levels, file, &problem).await {
+                true => levels.are_whole(file.level, file.txids),
+                false => levels.is_damaged(file, problem),
             }
         }
     }
@@ -214,6 +215,10 @@ impl Replication {
     }
 
     /// Tells what is wrong with the replica, and has a file with every page made if only that helps.
+    ///
+    /// # Errors
+    ///
+    /// The storage fails, or the spool: then the file is asked for again.
     async fn look_after(self: Arc<Self>, compaction: &mut Compaction) -> Result<()> {
         let Some(levels) = compaction.levels.as_mut().filter(|_| self.may_compact()) else {
             return Ok(());
@@ -239,7 +244,16 @@ impl Replication {
                 { replica = %self.storage, problem },
                 "the newest state of the replica cannot be restored, so the whole database is uploaded once more"
             );
-            let _ = runtime::blocking(move || self.upload_every_page(&problem)).await;
+            let replication = Arc::clone(&self);
+            let asked = runtime::blocking(move || replication.upload_every_page(&problem)).await;
+            let failed = match asked {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            levels.not_asked();
+            let what = "the whole database could not be captured".to_owned();
+            return Err(self.storage.failure(what, FailureKind::Transient, failed));
         }
         Ok(())
     }

@@ -549,15 +549,19 @@ impl Replication {
     }
 
     /// The next file is to have every page, for this reason. If one is under way, that is it.
-    pub(super) fn upload_every_page(&self, reason: &str) {
+    ///
+    /// # Errors
+    ///
+    /// The position cannot be written to the spool.
+    pub(super) fn upload_every_page(&self, reason: &str) -> Result<(), CaptureError> {
         let mut capture = self.capture.lock();
-        if self.phase() == Phase::Following
-            && let Err(error) = self.rebase(&mut capture, reason)
-        {
-            self.not_sealed(&error);
-        }
+        let begun = match self.phase() {
+            Phase::Following => self.rebase(&mut capture, reason),
+            _ => Ok(()),
+        };
         drop(capture);
         self.tell();
+        begun
     }
 
     /// Deletes what waits to be uploaded, but for the first file: the storage may have it already, and not have answered.

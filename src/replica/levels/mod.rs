@@ -142,6 +142,14 @@ impl Levels {
         self.damaged.push((file, problem));
     }
 
+    /// Takes the files of these transactions, which were written once more, for whole ones. If they had been left out, the
+    /// next look finds them.
+    pub fn are_whole(&mut self, level: u8, txids: Txids) {
+        let is_whole =
+            |file: &FileInfo| file.level == level && txids.min <= file.txids.min && file.txids.max <= txids.max;
+        self.damaged.retain(|(file, _)| !is_whole(file));
+    }
+
     /// Writes a damaged file of level 0 once more, if the spool has it and it is whole. The caller makes sure that it was
     /// this owner's upload. Returns whether it did.
     ///
@@ -206,6 +214,11 @@ impl Levels {
         };
         let is_new = !std::mem::replace(&mut self.asked, true);
         Ok(is_new.then_some(problem))
+    }
+
+    /// The file with every page could not be asked for.
+    pub fn not_asked(&mut self) {
+        self.asked = false;
     }
 
     fn health(&self) -> Health {

@@ -18,6 +18,7 @@ use super::follower::upload;
 use super::hooked::Hooked;
 use super::store::{Place, close, fill, spool_of, wait_until};
 use crate::support::child::PATIENCE;
+use crate::support::outage::Outage;
 use crate::support::{log, with_stalls};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -114,6 +115,35 @@ fn damage(place: &Place, path: &std::path::Path, contents: &[u8]) -> Option<log:
         event.message == "alert fired" && event.field("alert") == Some("verify_failed") && event.mentions(&database)
     });
     raised.into_iter().next()
+}
+
+/// Neither can the file be read in the spool then, nor one with every page begun.
+#[test]
+fn damage_that_is_found_while_the_spool_is_away_is_mended_after_it() {
+    let place = Place::new();
+    let store = open(&place);
+    fill(&store, 30);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let spool = Outage::of(spool_of(&place.database()));
+    let path = place.replica().join("ltx/0/0000000000000001-0000000000000001.ltx");
+    fs::write(&path, &fs::read(&path).unwrap()[..150]).unwrap();
+    wait_until("the alert is raised", || is_raised(&store));
+    let database = place.database().display().to_string();
+    let cannot =
+        || log::events(|event| event.message.contains("levels of the replica could not") && event.mentions(&database));
+    wait_until("the whole database could not be captured", || {
+        let mut told = cannot().into_iter();
+        told.any(|event| {
+            event
+                .expect("error")
+                .contains("the whole database could not be captured")
+        })
+    });
+    spool.end();
+    wait_until("the alert clears", || !is_raised(&store));
+    let report = store.replica().unwrap().verify().restore(true).run().unwrap();
+    assert!(report.is_ok(), "{report}");
+    close(store);
 }
 
 /// A storage that is away says nothing about the replica.
