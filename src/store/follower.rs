@@ -427,6 +427,7 @@ impl Follower {
     ///
     /// After the claim this database owns the replica:
     ///
+    /// - [`Error::Diverged`]: another follower has claimed it since, which the error names. Follow the replica with this file.
     /// - [`Error::NotReplicated`]: the storage does not answer any more.
     /// - The errors of [`Options::open`]. Open the store with `options` again, or follow the replica with this file.
     pub fn promote(self, options: Options) -> Result<Store> {
@@ -434,11 +435,15 @@ impl Follower {
         options.refuse_read_only("promote: a primary writes")?;
         let followed = || ReplicaOptions::to(self.inner.options.url.clone());
         let replica = options.replica.clone().unwrap_or_else(followed);
-        self.claim(&replica, CLAIM_PATIENCE)?;
+        let claimed = self.claim(&replica, CLAIM_PATIENCE)?;
         let path = self.path().to_owned();
         self.close()?;
         drop(self);
-        let store = options.replicate_to(replica).open(path)?;
+        let opened = options.replicate_to(replica).open(path);
+        let store = opened.map_err(|error| match claimed {
+            Some(claimed) => claimed.not_opened(error),
+            None => error,
+        })?;
         store.replica()?.flush(CLAIM_PATIENCE)?;
         Ok(store)
     }

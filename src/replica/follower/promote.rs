@@ -31,9 +31,36 @@ use crate::write::Writer;
 /// Between two requests of a claim that the storage did not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// A replica that this database's spool has claimed.
+pub(crate) struct Claimed {
+    storage: Storage,
+    node: u64,
+    following: Arc<Following>,
+}
+
+impl Claimed {
+    /// The error of a store that did not open after the claim. Another process may have claimed the replica meanwhile.
+    pub(crate) fn not_opened(&self, error: Error) -> Error {
+        let now = match error {
+            Error::Diverged { .. } | Error::ReplicaInUse { .. } => owner(&self.storage).ok().flatten(),
+            _ => None,
+        };
+        match now.filter(|now| now.node != self.node) {
+            Some(by) => self.following.diverged(format!(
+                "this database had claimed the replica, and {}, since {}, has gone on with it at once. That process is the \
+                 primary, and this database has nothing that the replica lacks: Options::follow opens it again",
+                by.host,
+                date::utc(by.since())
+            )),
+            None => error,
+        }
+    }
+}
+
 impl Follower {
-    /// Makes the spool of this database the owner of the replica, with everything applied that is in it.
-    pub(crate) fn claim(&self, replica: &ReplicaOptions, patience: Duration) -> Result<()> {
+    /// Makes the spool of this database the owner of the replica, with everything applied that is in it. `None` if the
+    /// store is to find out by itself how it goes on.
+    pub(crate) fn claim(&self, replica: &ReplicaOptions, patience: Duration) -> Result<Option<Claimed>> {
         self.engine().may_close()?;
         replica.validate()?;
         let until = later(Instant::now(), patience);
@@ -48,7 +75,7 @@ impl Follower {
         self.check_is_ours()?;
         following.refuse_elsewhere(&storage)?;
         let Some(before) = following.to_replace(replica, &storage)? else {
-            return Ok(());
+            return Ok(None);
         };
         let node = following.spool.own_node().map_err(|error| following.unkept(error))?;
         let fence = Fence::new(storage.clone(), node);
@@ -83,7 +110,11 @@ impl Follower {
         }
         // Without it the store claims once more, as one that was killed.
         let _ = request(&storage, async move { fence.close().await });
-        Ok(())
+        Ok(Some(Claimed {
+            storage,
+            node,
+            following: Arc::clone(following),
+        }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use larder::replica::fence::Fence;
@@ -129,6 +130,44 @@ fn one_of_two_promoted_followers_wins() {
         assert_eq!(rows, if first_enters_last { 14 } else { 13 });
         end(store);
     }
+}
+
+/// A second follower is promoted between the claim of the first and the opening of its store.
+#[test]
+fn promotion_behind_a_claim_names_the_new_primary() {
+    let race = Race::new("behind-a-claim");
+    let store = race.open();
+    upload(&store, 10);
+    let (one, two) = (race.follow("one.db"), race.follow("two.db"));
+    let (there, may) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (gates, entries) = ((Arc::clone(&there), Arc::clone(&may)), AtomicU32::new(0));
+    race.hooked.before(move |verb, asked| {
+        let (there, may) = (Arc::clone(&gates.0), Arc::clone(&gates.1));
+        // The first one enters, claims, and closes for the store that is to be opened.
+        let is_entry = verb == "PUT" && asked == "larder/owner.json";
+        let is_held = is_entry && entries.fetch_add(1, Relaxed) == 1;
+        Box::pin(async move {
+            if is_held {
+                there.add_permits(1);
+                may.acquire().await.unwrap().forget();
+            }
+            Ok(())
+        })
+    });
+    std::thread::scope(|scope| {
+        let to = race.to();
+        let one = scope.spawn(move || one.promote(Options::new().replicate_to(to)));
+        wait_for(&there);
+        let promoted = two.promote(Options::new().replicate_to(race.to()));
+        may.add_permits(1);
+        refused(one.join().unwrap());
+        let promoted = promoted.unwrap();
+        upload(&promoted, 1);
+        let follower = race.follow("one.db");
+        catch_up(&promoted, &follower);
+        assert_eq!(rows(&follower), 11);
+    });
+    end(store);
 }
 
 fn end(store: Store) {
