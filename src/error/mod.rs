@@ -407,7 +407,7 @@ pub enum Error {
 
     /// A follower does not have yet what a token stands for, and the call waited for that. It follows on.
     #[error(
-        "the follower has transaction {reached} after {waited:.1?}, and {wanted} was waited for: {}; read what is here, read \
+        "the follower has transaction {reached:016x} after {waited:.1?}, and {wanted:016x} was waited for: {}; read what is here, read \
          from the primary, or wait longer",
         reason.as_deref().unwrap_or("the primary has not uploaded it yet, or this machine is slow to apply it")
     )]

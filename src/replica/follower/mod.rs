@@ -127,8 +127,9 @@ impl Follower {
     ///
     /// - [`Error::Behind`]: it has not, after that time. Read what is here, read from the primary, or wait again.
     /// - [`Error::Diverged`]: the token is of another replica; or of a write that may be lost, because its primary had not
-    ///   uploaded it when another process went on with the replica; or the follower has [stopped](Self::stopped).
-    /// - [`Error::Replica`]: whose write it is has to be asked, and the storage does not answer.
+    ///   uploaded it when another process went on with the replica; or the follower has [stopped](Self::stopped), which is
+    ///   [`Error::Poisoned`] if its database takes no more writes.
+    /// - [`Error::Replica`]: whose write it is has to be asked, and the storage refuses that, or does not answer in that time.
     /// - [`Error::Closed`].
     pub fn wait_for(&self, token: Token, timeout: Duration) -> Result<()> {
         if self.engine().queue().is_left() {
@@ -178,7 +179,8 @@ impl Follower {
     }
 
     /// Why the follower applies nothing any more: [`Error::Diverged`], if the replica is another one now, or another
-    /// program has changed the database. `None` while it follows. For a health check: reads go on, and see no newer state.
+    /// program has changed the database; [`Error::Poisoned`], if the files of the database were moved, or the disk has
+    /// failed. `None` while it follows. For a health check: reads go on, and see no newer state.
     pub fn stopped(&self) -> Option<Error> {
         self.inner.following.stopped()
     }

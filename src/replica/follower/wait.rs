@@ -73,7 +73,7 @@ impl Following {
     async fn until_here(&self, token: Token, timeout: Duration) -> Result<(), Error> {
         let began = Instant::now();
         let left = || timeout.saturating_sub(began.elapsed());
-        let (mut waits, mut judged) = (None, None);
+        let (mut waits, mut judged, mut unanswered) = (None, None, None);
         loop {
             // Before the look: what changes after it wakes this.
             let mut told = std::pin::pin!(self.told.notified());
@@ -83,31 +83,40 @@ impl Following {
                 Look::NotYet => {}
                 Look::Ask { maker, has, at } => {
                     judged = Some((maker, has));
-                    match self.judge(token, at, left()).await? {
-                        Verdict::From(first) if has && at >= first => return Ok(()),
+                    let verdict = self.judge(token, at, left()).await;
+                    let before = unanswered.take();
+                    match verdict {
+                        Ok(Verdict::From(first)) if has && at >= first => return Ok(()),
                         // The opening would have been known before its file was here.
-                        Verdict::Unknown if has => return Err(self.lost(token)),
-                        Verdict::Lost => return Err(self.lost(token)),
-                        Verdict::Late => return Err(self.behind(token, began.elapsed())),
-                        Verdict::From(_) if has => judged = None,
-                        Verdict::From(_) | Verdict::Unknown => {}
+                        Ok(Verdict::Unknown) if has => return Err(self.lost(token)),
+                        Ok(Verdict::Lost) => return Err(self.lost(token)),
+                        Ok(Verdict::Late) => return Err(before.unwrap_or_else(|| self.behind(token, began.elapsed()))),
+                        Ok(Verdict::From(_)) if has => judged = None,
+                        Ok(Verdict::From(_) | Verdict::Unknown) => {}
+                        // It is asked again once the task that follows has looked.
+                        Err(error @ Error::Replica { retryable: true, .. }) => {
+                            (judged, unanswered) = (None, Some(error));
+                        }
+                        Err(error) => return Err(error),
                     }
-                    // What was asked is told, too.
-                    told.set(self.told.notified());
-                    told.as_mut().enable();
-                    if self.position().txid != at {
-                        continue;
+                    if unanswered.is_none() {
+                        // What was asked is told, too.
+                        told.set(self.told.notified());
+                        told.as_mut().enable();
+                        if self.position().txid != at {
+                            continue;
+                        }
                     }
                 }
             }
             self.goes_on()?;
             let left = left();
             if left.is_zero() {
-                return Err(self.behind(token, began.elapsed()));
+                return Err(unanswered.unwrap_or_else(|| self.behind(token, began.elapsed())));
             }
-            if waits.is_none() {
+            if waits.is_none() || unanswered.is_some() {
                 // Not before the next interval is it there, otherwise.
-                waits = Some(self.awaits());
+                waits = waits.or_else(|| Some(self.awaits()));
                 self.wake.notify_one();
             }
             let _ = tokio::time::timeout(left, told).await;
@@ -136,11 +145,11 @@ impl Following {
     }
 
     fn goes_on(&self) -> Result<(), Error> {
-        let reached = self.reached();
-        if let Some(problem) = &reached.stopped {
-            return Err(self.diverged(problem.clone()));
+        match self.stopped() {
+            Some(stopped) => Err(stopped),
+            None if self.reached().ended => Err(Error::Closed),
+            None => Ok(()),
         }
-        if reached.ended { Err(Error::Closed) } else { Ok(()) }
     }
 
     fn behind(&self, token: Token, waited: Duration) -> Error {

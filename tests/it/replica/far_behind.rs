@@ -1,6 +1,8 @@
 //! A follower that has much to catch up, or whose storage does not answer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -10,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::follower::{catch_up, close, fill, options, rows, upload};
 use super::hooked::{Hooked, away};
+use super::store::wait_until;
 use crate::support::child::{Child, PATIENCE, Task, after_mounting, tell};
 
 /// Longer than any test waits for it by itself.
@@ -127,6 +130,35 @@ fn waiting_callers_make_few_requests() {
     hooked.before(|_, _| async { Ok(()) }.boxed());
     fill(&store, 1);
     catch_up(&store, &follower);
+    assert_eq!(rows(&follower), 11);
+}
+
+/// Whose a transaction is has to be asked, and the storage does not answer for a while.
+#[test]
+fn wait_outlasts_a_failure_of_the_storage() {
+    let (folder, hooked) = (tempfile::tempdir().unwrap(), Hooked::named("failing-owner"));
+    let store = primary(folder.path(), "memory:failing-owner");
+    upload(&store, 10);
+    let replica = FollowerOptions::of("memory:failing-owner").interval(NEVER);
+    let follower = options().follow(replica, folder.path().join("follower.db")).unwrap();
+    super::store::close(store);
+    let store = primary(folder.path(), "memory:failing-owner");
+    upload(&store, 1);
+    let (failed, fails) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(true)));
+    let (counted, asked) = (Arc::clone(&failed), Arc::clone(&fails));
+    hooked.before(move |verb, key| {
+        let fails = verb == "GET" && key == "larder/owner.json" && asked.load(Relaxed);
+        counted.fetch_add(fails.into(), Relaxed);
+        async move { if fails { Err(away()) } else { Ok(()) } }.boxed()
+    });
+    let token = store.replica().unwrap().token();
+    let waited = thread::scope(|scope| {
+        let waiting = scope.spawn(|| follower.wait_for(token, PATIENCE));
+        wait_until("it is asked", || failed.load(Relaxed) > 0);
+        fails.store(false, Relaxed);
+        waiting.join().unwrap()
+    });
+    waited.unwrap();
     assert_eq!(rows(&follower), 11);
 }
 
