@@ -123,7 +123,7 @@ fn has_log(path: &Path) -> bool {
 
 /// The canonical folder joined with the file's own name. SQLite never parses an absolute path as a URI, but would parse
 /// a relative one that begins with `file:`.
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     let bytes = path.as_os_str().as_encoded_bytes();
     if bytes.is_empty() {
         return Err(refuse(

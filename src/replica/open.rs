@@ -989,7 +989,7 @@ pub(super) fn cannot_spool(path: &Path, error: SpoolError) -> Error {
     let (problem, source) = match error {
         SpoolError::InUse => (
             format!(
-                "its folder {} is locked by another store that replicates this database: only one may",
+                "its folder {} is locked by another store that replicates this database, or by a follower: only one may",
                 folder.display()
             ),
             None,

@@ -164,8 +164,11 @@ impl Following {
 
     /// Why nothing is applied any more.
     pub(super) fn stopped(&self) -> Option<Error> {
-        let problem = self.reached().stopped.clone()?;
-        Some(self.diverged(problem))
+        let problem = self.reached().stopped.clone();
+        match problem {
+            Some(problem) => Some(self.diverged(problem)),
+            None => self.shared.upgrade()?.poison(),
+        }
     }
 
     /// Somebody waits for a transaction, until what is returned is dropped.

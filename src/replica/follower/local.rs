@@ -15,6 +15,7 @@ use std::path::Path;
 
 use crate::connection::wal_index::WalIndex;
 use crate::replica::capture::log_of;
+use crate::replica::ltx::lock_page;
 use crate::replica::position::{Position, Stamps};
 use crate::replica::wal::{self, HEADER_SIZE, WalHeader, WalScan};
 
@@ -98,6 +99,9 @@ impl Local {
                         "the log does not have the transaction that was applied last",
                     ));
                 }
+                if lacks_pages(database, position, &scan)? {
+                    return Ok(Self::Unknown("the file is shorter than the database"));
+                }
                 scan.clear();
             }
             // All of the log came later.
@@ -122,6 +126,16 @@ impl Local {
             pages: BTreeSet::new(),
         }
     }
+}
+
+/// Whether neither the file nor the log, which was read up to the position, has some of the pages.
+fn lacks_pages(database: &Path, position: &Position, scan: &WalScan) -> io::Result<bool> {
+    let in_file = fs::metadata(database)?.len() / u64::from(position.page_size);
+    let is_beyond = |page: u32| u64::from(page) > in_file && page <= position.pages;
+    let in_log = scan.pages().filter(|(page, _)| is_beyond(*page)).count() as u64;
+    // Nobody writes that page.
+    let in_none = u64::from(is_beyond(lock_page(position.page_size)));
+    Ok(in_file + in_log + in_none < position.pages.into())
 }
 
 /// The log and its header. `None` if there is nothing in it.

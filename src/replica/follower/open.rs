@@ -22,18 +22,18 @@ use std::path::{Path, PathBuf};
 
 use super::local::{Local, open_log};
 use super::options::FollowerOptions;
-use super::poll::{Poll, other_lineage};
+use super::poll::{Poll, is_unreadable, other_lineage, unreadable};
 use super::trouble::Trouble;
 use super::{Follower, Following, Inner};
 use crate::backup::{Build, Failure};
 use crate::connection::in_use::is_in_use;
-use crate::connection::{open_files, raw_pages};
+use crate::connection::{file, open_files, raw_pages};
 use crate::engine::{Engine, KeepLog};
 use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
 use crate::replica::aside;
 use crate::replica::fence::Fence;
-use crate::replica::open::{absolute, cannot_read, cannot_spool};
+use crate::replica::open::{cannot_read, cannot_spool};
 use crate::replica::position::Position;
 use crate::replica::restore::plan::Target;
 use crate::replica::restore::progress::silent;
@@ -71,7 +71,7 @@ pub(crate) fn open(settings: Settings, options: &FollowerOptions, path: &Path) -
         create: true,
         ..settings
     };
-    let path = absolute(path);
+    let path = file::absolute(path)?;
     if !raw_pages::are_writable() {
         return Err(cannot_write_pages(&path));
     }
@@ -120,7 +120,10 @@ fn begin(settings: Settings, options: &FollowerOptions, path: &Path, doubt: Opti
         Ok(made)
     });
     let patience = settings.busy_timeout;
-    let engine = Engine::open(settings, path, None, patience, Some(keep_log))?;
+    let engine = Engine::open(settings, path, None, patience, Some(keep_log)).map_err(|error| match error {
+        error if is_unreadable(&error) => diverged(path, &Storage::shown(&options.url), unreadable(&error)),
+        error => error,
+    })?;
     let following: Arc<Following> = following.expect("the keeper of the log is made as the engine opens");
     let poll = catch_up(&following)?;
     following.reach(|reached| reached.ended = false);
@@ -157,6 +160,9 @@ fn catch_up(following: &Arc<Following>) -> Result<Poll, Stop> {
     let (looked, poll) = looked.map_err(|error| following.storage.no_thread(error))?;
     let problem = match looked {
         Ok(()) => return Ok(poll),
+        Err(Trouble::Local(error)) if is_unreadable(&error) => {
+            return Err(following.diverged(unreadable(&error)).into());
+        }
         Err(Trouble::Local(error)) => return Err(error.into()),
         Err(Trouble::Storage(error)) => return Err(error.into()),
         Err(Trouble::Diverged(problem)) => return Err(following.diverged(problem).into()),
@@ -200,7 +206,7 @@ fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings, doubt: O
                 "its place in the replica is not known",
             )?
         }
-        (Some(_), None) => return Err(of_another(path, &storage)),
+        (Some(_), None) => return Err(of_another(path, &storage, &spool)),
         (Some(_), Some(position)) => (
             position,
             Local::look(path, &position).map_err(|error| cannot_read(path, error))?,
@@ -416,13 +422,16 @@ fn in_the_way(path: &Path, storage: &Storage, spool: &Spool) -> Error {
     )
 }
 
-fn of_another(path: &Path, storage: &Storage) -> Error {
+fn of_another(path: &Path, storage: &Storage, spool: &Spool) -> Error {
+    let folder = spool.folder().display();
     diverged(
         path,
         storage,
-        "it exists, and it is not as a follower has left it: another program has made it, has written to it since, or has \
-         it open. Give the follower a path of its own, or move the file away with all files whose names begin with its own"
-            .into(),
+        format!(
+            "it exists, and it is not as a follower has left it: another program has made it, has written to it since, or \
+             has it open; or what its folder {folder} had is lost. Give the follower a path of its own, or {MOVE_AWAY}, and \
+             open the follower again, which restores it"
+        ),
     )
 }
 

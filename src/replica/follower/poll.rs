@@ -19,7 +19,7 @@ use super::local::Local;
 use super::open::MOVE_AWAY;
 use super::resync::WAY_OUT;
 use super::trouble::Trouble;
-use crate::error::Error;
+use crate::error::{Error, is_damage};
 use crate::options::WhenFull;
 use crate::queue::Submission;
 use crate::queue::slot::Caller;
@@ -282,6 +282,8 @@ impl Following {
                 Err(Trouble::Closing) => return,
                 Err(Trouble::Diverged(problem)) => return self.stop(problem),
                 Err(doubtful @ Trouble::Doubtful(_)) => return self.stop(doubtful.describe()),
+                Err(Trouble::Local(error)) if is_unreadable(&error) => return self.stop(unreadable(&error)),
+                Err(Trouble::Local(poisoned @ Error::Poisoned { .. })) => return self.stop_poisoned(&poisoned),
                 Err(other) => {
                     let pause = FIRST_PAUSE.max(self.interval) * 2u32.pow(poll.failures.min(5));
                     poll.failures += 1;
@@ -328,11 +330,26 @@ impl Following {
         let error = self.diverged(problem.clone());
         self.figures().stopped(&problem);
         self.reach(|reached| reached.stopped = Some(problem));
+        self.has_stopped(&error.to_string());
+    }
+
+    /// The database takes no more writes: its files were moved, or the disk has failed.
+    fn stop_poisoned(&self, error: &Error) {
+        // SQLite's message may quote data.
+        let problem = format!(
+            "the database is {}: close the follower, look at the disk, and open it again",
+            error.without_data()
+        );
+        self.figures().stopped(&problem);
+        self.has_stopped(&problem);
+    }
+
+    fn has_stopped(&self, error: &str) {
         event!(
             error,
             "larder::follow",
             self.path,
-            { replica = %self.storage, %error },
+            { replica = %self.storage, error },
             "the follower has stopped: reads go on, and see no newer state"
         );
     }
@@ -520,6 +537,29 @@ impl Trouble {
     }
 }
 
+/// Whether SQLite does not take the file for a sound database.
+pub(super) fn is_unreadable(error: &Error) -> bool {
+    let opening = || match error {
+        Error::Open { source, .. } => source.as_ref()?.downcast_ref(),
+        _ => None,
+    };
+    error.sqlite().or_else(opening).is_some_and(is_damage)
+}
+
+/// The same for people. Whatever is in the file, the replica has more.
+pub(super) fn unreadable(error: &Error) -> String {
+    let by_sqlite = match error {
+        // No statement has run.
+        Error::Open {
+            source: Some(source), ..
+        } => source.to_string(),
+        _ => error.without_data(),
+    };
+    format!(
+        "it is damaged, or no database any more, so another program or the disk has changed it ({by_sqlite}). {WAY_OUT}"
+    )
+}
+
 fn emptied(here: u64, tip: u64) -> String {
     format!(
         "the follower is at transaction {here}, and the replica ends with transaction {tip}: it was emptied, or begun again \
@@ -539,12 +579,15 @@ fn other_transaction(txid: u64) -> String {
 
 pub(super) fn other_lineage(ours: u64, there: u64) -> String {
     let there = match there {
-        0 => "it has no owner any more".to_owned(),
-        there => format!("it has the number {there:016x}"),
+        0 => {
+            "it has no owner any more: it was emptied, or another program writes it, or its file system is not mounted"
+                .to_owned()
+        }
+        there => format!("it has the number {there:016x}: another database was replicated there"),
     };
     format!(
-        "the follower is of the replica with the number {ours:016x}, and {there}: another database was replicated there. \
-         Follow another URL; or {MOVE_AWAY}, and open the follower again, which restores what the replica has now"
+        "the follower is of the replica with the number {ours:016x}, and {there}. Follow another URL; or {MOVE_AWAY}, and open \
+         the follower again, which restores what the replica has now"
     )
 }
 

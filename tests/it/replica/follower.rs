@@ -540,6 +540,85 @@ fn change_of_closed_database_is_noticed() {
     assert!(fs::read(copy(&place)).unwrap() == before, "it is left as it is");
 }
 
+/// The files of an open follower are gone: nothing is applied any more, which a health check and all who wait see.
+#[test]
+fn follower_whose_files_were_removed_stops() {
+    for ending in ["", "-wal", "-shm"] {
+        let place = Place::new();
+        let store = place.open();
+        upload(&store, 10);
+        let follower = follow(&place);
+        upload(&store, 10);
+        catch_up(&store, &follower);
+        let mut file = copy(&place).into_os_string();
+        file.push(ending);
+        fs::remove_file(file).unwrap();
+        wait_until("the watchdog has seen it", || follower.stopped().is_some());
+        let stopped = follower.stopped().unwrap();
+        assert!(matches!(stopped, Error::Poisoned { .. }), "{stopped}");
+        assert!(stopped.to_string().contains("was deleted or renamed"), "{stopped}");
+        upload(&store, 10);
+        let token = store.replica().unwrap().token();
+        let error = follower.wait_for(token, PATIENCE).unwrap_err();
+        assert!(matches!(error, Error::Poisoned { .. }), "{error}");
+        wait_until("the task has ended", || follower.stats().follower.unwrap().has_stopped);
+        let path = copy(&place).display().to_string();
+        let told = log::wait_for(|event| event.message.contains("the follower has stopped") && event.mentions(&path));
+        assert_eq!(told.target, "larder::follow");
+        drop(follower);
+        if ending.is_empty() {
+            assert_eq!(rows(&follow(&place)), 30, "it is restored");
+        }
+    }
+}
+
+/// What SQLite does not take for a sound database any more, closed or after a kill: the way out is another restore.
+#[test]
+fn unreadable_database_is_refused_with_the_way_out() {
+    let garbage = |path: &Path| fs::write(path, [7; 40960]).unwrap();
+    let cut = |path: &Path| {
+        fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_len(8192)
+            .unwrap()
+    };
+    for change in [&garbage as &dyn Fn(&Path), &cut] {
+        let place = Place::new();
+        let store = place.open();
+        upload(&store, 300);
+        close(&follow(&place));
+        change(&copy(&place));
+        let told = refused(&place);
+        assert!(told.contains("Move the file away"), "{told}");
+        assert_eq!(refused(&place), told);
+        fs::remove_file(copy(&place)).unwrap();
+        assert_eq!(rows(&follow(&place)), 300);
+    }
+}
+
+/// The file was cut after a kill, and the log has none of the pages: they are not believed to be there.
+#[test]
+fn cut_file_beside_its_log_is_noticed() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 300);
+    let mut child = start(&place, "follows");
+    child.say("go on");
+    store
+        .write(|tx| tx.execute("DELETE FROM entry WHERE n = 300", []))
+        .unwrap();
+    let txid = store.replica().unwrap().flush(PATIENCE).unwrap();
+    while child.line().parse::<u64>().unwrap() < txid {}
+    drop(child.kill());
+    let file = fs::OpenOptions::new().write(true).open(copy(&place)).unwrap();
+    file.set_len(8192).unwrap();
+    drop(file);
+    let told = refused(&place);
+    assert!(told.contains("Move the file away"), "{told}");
+}
+
 /// After the follower has looked at the file, and before its first transaction.
 #[test]
 fn change_during_opening_is_noticed() {
@@ -587,6 +666,13 @@ fn other_files_are_refused() {
     let error = options().follow(empty, copy(&place)).unwrap_err();
     assert!(error.to_string().contains("the replica has no files"), "{error}");
     assert!(!copy(&place).exists());
+    // A path that no store takes. Nothing is made there.
+    let missing = place.replica().with_file_name("missing");
+    for path in [Path::new(""), Path::new(":memory:"), &missing.join("follower.db")] {
+        let error = options().follow(of(&place), path).unwrap_err();
+        assert!(matches!(error, Error::Open { .. }), "{error}");
+    }
+    assert!(!missing.exists() && !Path::new(":memory:-replica").exists());
     let follower = follow(&place);
     // Opened twice.
     let twice = options().busy_timeout(Duration::from_millis(1));
