@@ -87,9 +87,24 @@ static GONE: Condvar = Condvar::new();
 
 /// Whether a store of this process has the file at `path` open, or opened another file at that path earlier.
 pub(crate) fn is_open(path: &Path) -> bool {
+    is_claimed(path, |_| true)
+}
+
+/// Refuses a file that a store of this process has open. One that is closing is no error yet.
+pub(crate) fn refuse_open(path: &Path) -> Result<()> {
+    if !is_claimed(path, |entry| entry.stage == Stage::Open && !entry.process.is_left()) {
+        return Ok(());
+    }
+    Err(Error::AlreadyOpen {
+        path: path.into(),
+        closing: None,
+    })
+}
+
+fn is_claimed(path: &Path, filter: impl Fn(&ClaimedFile) -> bool) -> bool {
     let place = Place::of(path).ok();
     let file = fs::symlink_metadata(path).ok().map(|file| FileId::of(&file));
-    lock().iter().any(|entry| {
+    lock().iter().filter(|entry| filter(entry)).any(|entry| {
         place.as_ref().is_some_and(|place| entry.place == *place) || (file.is_some() && entry.file == file)
     })
 }

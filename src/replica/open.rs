@@ -72,6 +72,7 @@ use super::spool::{Sealed, Spool, SpoolError};
 use super::storage::{self, FailureKind, Storage, StorageError, Txids, all_files, request};
 use super::wal::{HEADER_SIZE, WalHeader, WalScan};
 use crate::connection::file::must_exist;
+use crate::connection::open_files;
 use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
 use crate::runtime::sync::Arc;
@@ -129,6 +130,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         storage
     };
     let path = absolute(path);
+    open_files::refuse_open(&path)?;
     // Before anything is looked at: a store of this file may be closing, and still change all of it.
     let open_spool = || Spool::open_within(&path, settings.busy_timeout).map_err(|error| cannot_spool(&path, error));
     let spool = Spool::folder_of(&path).exists().then(open_spool).transpose()?;

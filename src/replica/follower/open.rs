@@ -180,6 +180,8 @@ fn catch_up(following: &Arc<Following>) -> Result<Poll, Stop> {
 
 fn prepare(path: &Path, options: &FollowerOptions, settings: &Settings, doubt: Option<&str>) -> Result<Prepared> {
     let storage = Storage::connect(&options.url)?;
+    // It has the lock of the spool.
+    open_files::refuse_open(path)?;
     let spool = Spool::open_within(path, settings.busy_timeout).map_err(|error| cannot_spool(path, error))?;
     aside::go_on(path, &spool)?;
     let failed = |error: io::Error| cannot_spool(path, error.into());
