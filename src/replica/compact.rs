@@ -237,17 +237,19 @@ impl Replication {
         }
         compaction.is_damaged = problem.is_some();
         if let Some(problem) = wanted {
-            event!(
-                warn,
-                "larder::replica",
-                self.path,
-                { replica = %self.storage, problem },
-                "the newest state of the replica cannot be restored, so the whole database is uploaded once more"
-            );
-            let replication = Arc::clone(&self);
-            let asked = runtime::blocking(move || replication.upload_every_page(&problem)).await;
+            let (replication, reason) = (Arc::clone(&self), problem.clone());
+            let asked = runtime::blocking(move || replication.upload_every_page(&reason)).await;
             let failed = match asked {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => {
+                    event!(
+                        warn,
+                        "larder::replica",
+                        self.path,
+                        { replica = %self.storage, problem },
+                        "the newest state of the replica cannot be restored, so the whole database is uploaded once more"
+                    );
+                    return Ok(());
+                }
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };

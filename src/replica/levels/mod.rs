@@ -25,6 +25,7 @@ mod rules;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read};
+use std::mem;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -139,15 +140,23 @@ impl Levels {
     /// Leaves a file out from now on.
     pub fn is_damaged(&mut self, file: FileInfo, problem: String) {
         self.files.retain(|known| !is_same(known, &file));
+        self.damaged.retain(|(known, _)| !is_same(known, &file));
         self.damaged.push((file, problem));
     }
 
-    /// Takes the files of these transactions, which were written once more, for whole ones. If they had been left out, the
-    /// next look finds them.
+    /// Takes the files of these transactions, which were written once more, for whole ones, should they have been left out.
     pub fn are_whole(&mut self, level: u8, txids: Txids) {
         let is_whole =
             |file: &FileInfo| file.level == level && txids.min <= file.txids.min && file.txids.max <= txids.max;
-        self.damaged.retain(|(file, _)| !is_whole(file));
+        let left_out = mem::take(&mut self.damaged);
+        for (file, problem) in left_out {
+            match is_whole(&file) {
+                // Several that no file has are none; the next look finds theirs.
+                true if file.txids.min == file.txids.max => self.uploaded(file),
+                true => {}
+                false => self.damaged.push((file, problem)),
+            }
+        }
     }
 
     /// Writes a damaged file of level 0 once more, if the spool has it and it is whole. The caller makes sure that it was
@@ -212,7 +221,7 @@ impl Levels {
         let Health::Broken(problem) = self.health() else {
             return Ok(None);
         };
-        let is_new = !std::mem::replace(&mut self.asked, true);
+        let is_new = !mem::replace(&mut self.asked, true);
         Ok(is_new.then_some(problem))
     }
 
