@@ -92,7 +92,10 @@ pub(crate) fn is_open(path: &Path) -> bool {
 
 /// Refuses a file that a store of this process has open. One that is closing is no error yet.
 pub(crate) fn refuse_open(path: &Path) -> Result<()> {
-    if !is_claimed(path, |entry| entry.stage == Stage::Open && !entry.process.is_left()) {
+    if is_claimed(path, |entry| entry.process.is_left()) {
+        return Err(Error::forked());
+    }
+    if !is_claimed(path, |entry| entry.stage == Stage::Open) {
         return Ok(());
     }
     Err(Error::AlreadyOpen {
