@@ -72,7 +72,7 @@ use super::spool::{Sealed, Spool, SpoolError};
 use super::storage::{self, FailureKind, Storage, StorageError, Txids, all_files, request};
 use super::wal::{HEADER_SIZE, WalHeader, WalScan};
 use crate::connection::file::must_exist;
-use crate::connection::open_files;
+use crate::connection::{file, open_files};
 use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
 use crate::runtime::sync::Arc;
@@ -129,7 +129,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     } else {
         storage
     };
-    let path = absolute(path);
+    let path = file::absolute(path)?;
     open_files::refuse_open(&path)?;
     // Before anything is looked at: a store of this file may be closing, and still change all of it.
     let open_spool = || Spool::open_within(&path, settings.busy_timeout).map_err(|error| cannot_spool(&path, error));
@@ -974,16 +974,6 @@ pub(super) fn other_replica(path: &Path, known: u64, there: u64) -> String {
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-}
-
-pub(super) fn absolute(path: &Path) -> PathBuf {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    match (folder.canonicalize(), path.file_name()) {
-        (Ok(folder), Some(name)) => folder.join(name),
-        // Opening says what is wrong with it.
-        _ => path.to_owned(),
-    }
 }
 
 pub(super) fn cannot_spool(path: &Path, error: SpoolError) -> Error {

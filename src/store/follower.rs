@@ -52,8 +52,9 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// - [`Error::Diverged`]: the file at `path` is another database; it was changed by another program; or the replica is
-    ///   not the one that was followed. Nothing was changed.
+    /// - [`Error::Diverged`]: the file at `path` is another database, or damaged; it was changed by another program; or the
+    ///   replica is not the one that was followed. Nothing was changed.
+    /// - [`Error::AlreadyOpen`]: this process has the file open, as a follower's or a store's.
     /// - [`Error::Restore`]: the replica is empty or cannot be read, and the file does not exist.
     /// - [`Error::Replica`]: the URL cannot be used, or files of the replica are damaged or missing, and no others lead on.
     /// - [`Error::Open`]: this SQLite was built without `SQLITE_ENABLE_DBPAGE_VTAB`, or as [`Options::open`].

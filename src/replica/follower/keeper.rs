@@ -40,7 +40,11 @@ impl LogKeeper for Following {
         true
     }
 
-    fn poisoned(&self) {}
+    /// Those who wait for a token look at it, and so does the task that follows.
+    fn poisoned(&self) {
+        self.reach(|_| {});
+        self.wake.notify_one();
+    }
 
     fn wants_turn(&self) -> bool {
         false

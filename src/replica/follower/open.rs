@@ -121,7 +121,10 @@ fn begin(settings: Settings, options: &FollowerOptions, path: &Path, doubt: Opti
     });
     let patience = settings.busy_timeout;
     let engine = Engine::open(settings, path, None, patience, Some(keep_log)).map_err(|error| match error {
-        error if is_unreadable(&error) => diverged(path, &Storage::shown(&options.url), unreadable(&error)),
+        // Any other error is of `on_connect`, which may read other databases.
+        error @ Error::Open { .. } if is_unreadable(&error) => {
+            diverged(path, &Storage::shown(&options.url), unreadable(&error))
+        }
         error => error,
     })?;
     let following: Arc<Following> = following.expect("the keeper of the log is made as the engine opens");

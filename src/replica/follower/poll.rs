@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
+use rusqlite::ffi;
 
 use super::Following;
 use super::apply::Source;
@@ -19,7 +20,7 @@ use super::local::Local;
 use super::open::MOVE_AWAY;
 use super::resync::WAY_OUT;
 use super::trouble::Trouble;
-use crate::error::{Error, is_damage};
+use crate::error::{Error, is_damage, primary_code};
 use crate::options::WhenFull;
 use crate::queue::Submission;
 use crate::queue::slot::Caller;
@@ -257,11 +258,21 @@ impl Following {
             if rested {
                 poll.close = CLOSE_LOOKS;
             }
+            if let Some(poisoned) = self.poison() {
+                return self.stop_poisoned(&poisoned);
+            }
             let before = self.position().txid;
             let Some((looked, was_woken)) = self.unless_closing(poll.look(&self)).await else {
                 return;
             };
             pause = match looked {
+                Err(Trouble::Closing) => return,
+                Err(Trouble::Diverged(problem)) => return self.stop(problem),
+                Err(doubtful @ Trouble::Doubtful(_)) => return self.stop(doubtful.describe()),
+                Err(Trouble::Local(error)) if is_unreadable(&error) => return self.stop(unreadable(&error)),
+                Err(Trouble::Local(poisoned @ Error::Poisoned { .. })) => return self.stop_poisoned(&poisoned),
+                // It may have been woken for that.
+                _ if self.poison().is_some() => Duration::ZERO,
                 Ok(()) => {
                     poll.failures = 0;
                     self.reach(|reached| reached.problem = None);
@@ -279,11 +290,6 @@ impl Following {
                         poll.pause(self.interval, found).max(least)
                     }
                 }
-                Err(Trouble::Closing) => return,
-                Err(Trouble::Diverged(problem)) => return self.stop(problem),
-                Err(doubtful @ Trouble::Doubtful(_)) => return self.stop(doubtful.describe()),
-                Err(Trouble::Local(error)) if is_unreadable(&error) => return self.stop(unreadable(&error)),
-                Err(Trouble::Local(poisoned @ Error::Poisoned { .. })) => return self.stop_poisoned(&poisoned),
                 Err(other) => {
                     let pause = FIRST_PAUSE.max(self.interval) * 2u32.pow(poll.failures.min(5));
                     poll.failures += 1;
@@ -333,13 +339,21 @@ impl Following {
         self.has_stopped(&error.to_string());
     }
 
-    /// The database takes no more writes: its files were moved, or the disk has failed.
+    fn poison(&self) -> Option<Error> {
+        self.shared.upgrade()?.poison()
+    }
+
+    /// The database takes no more writes: its files were moved, SQLite's locks were dropped, or the disk has failed.
     fn stop_poisoned(&self, error: &Error) {
-        // SQLite's message may quote data.
-        let problem = format!(
-            "the database is {}: close the follower, look at the disk, and open it again",
-            error.without_data()
-        );
+        let problem = match error.sqlite().and_then(primary_code) {
+            // The message is larder's own, and has the way out.
+            Some(ffi::SQLITE_READONLY) => error.to_string(),
+            // SQLite's message may quote data.
+            _ => format!(
+                "the database is {}: close the follower, look at the disk, and open it again",
+                error.without_data()
+            ),
+        };
         self.figures().stopped(&problem);
         self.has_stopped(&problem);
     }
@@ -563,7 +577,7 @@ pub(super) fn unreadable(error: &Error) -> String {
 fn emptied(here: u64, tip: u64) -> String {
     format!(
         "the follower is at transaction {here}, and the replica ends with transaction {tip}: it was emptied, or begun again \
-         by another database. Follow another URL; or {MOVE_AWAY}, and open the follower again, which restores what the \
+         by another database, or its file system is not mounted. Mount that, and open the follower again; follow another URL; or {MOVE_AWAY}, and open the follower again, which restores what the \
          replica has now"
     )
 }
@@ -578,6 +592,10 @@ fn other_transaction(txid: u64) -> String {
 }
 
 pub(super) fn other_lineage(ours: u64, there: u64) -> String {
+    let mount = match there {
+        0 => "Mount that, and open the follower again; f",
+        _ => "F",
+    };
     let there = match there {
         0 => {
             "it has no owner any more: it was emptied, or another program writes it, or its file system is not mounted"
@@ -586,8 +604,8 @@ pub(super) fn other_lineage(ours: u64, there: u64) -> String {
         there => format!("it has the number {there:016x}: another database was replicated there"),
     };
     format!(
-        "the follower is of the replica with the number {ours:016x}, and {there}. Follow another URL; or {MOVE_AWAY}, and open \
-         the follower again, which restores what the replica has now"
+        "the follower is of the replica with the number {ours:016x}, and {there}. {mount}ollow another URL; or {MOVE_AWAY}, and \
+         open the follower again, which restores what the replica has now"
     )
 }
 

@@ -574,22 +574,31 @@ fn follower_whose_files_were_removed_stops() {
         upload(&store, 10);
         let follower = follow(&place);
         upload(&store, 10);
-        catch_up(&store, &follower);
-        let mut file = copy(&place).into_os_string();
-        file.push(ending);
-        fs::remove_file(file).unwrap();
-        wait_until("the watchdog has seen it", || follower.stopped().is_some());
+        let token = catch_up(&store, &follower);
+        // The primary writes nothing meanwhile.
+        let replica = token.to_string()[..16].to_owned();
+        let later: Token = format!("{replica}-{:016x}", token.txid() + 1000).parse().unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| follower.wait_for(later, PATIENCE));
+            let mut file = copy(&place).into_os_string();
+            file.push(ending);
+            fs::remove_file(file).unwrap();
+            let error = waiter.join().unwrap().unwrap_err();
+            assert!(matches!(error, Error::Poisoned { .. }), "{error}");
+        });
         let stopped = follower.stopped().unwrap();
         assert!(matches!(stopped, Error::Poisoned { .. }), "{stopped}");
         assert!(stopped.to_string().contains("was deleted or renamed"), "{stopped}");
-        upload(&store, 10);
-        let token = store.replica().unwrap().token();
-        let error = follower.wait_for(token, PATIENCE).unwrap_err();
-        assert!(matches!(error, Error::Poisoned { .. }), "{error}");
         wait_until("the task has ended", || follower.stats().follower.unwrap().has_stopped);
         let path = copy(&place).display().to_string();
         let told = log::wait_for(|event| event.message.contains("the follower has stopped") && event.mentions(&path));
         assert_eq!(told.target, "larder::follow");
+        assert!(told.expect("error").contains("was deleted or renamed"), "{told:?}");
+        upload(&store, 10);
+        let error = follower
+            .wait_for(store.replica().unwrap().token(), PATIENCE)
+            .unwrap_err();
+        assert!(matches!(error, Error::Poisoned { .. }), "{error}");
         drop(follower);
         if ending.is_empty() {
             assert_eq!(rows(&follow(&place)), 30, "it is restored");
@@ -621,6 +630,28 @@ fn unreadable_database_is_refused_with_the_way_out() {
         fs::remove_file(copy(&place)).unwrap();
         assert_eq!(rows(&follow(&place)), 300);
     }
+}
+
+/// The follower's own file is sound.
+#[test]
+fn other_database_of_on_connect_is_named_as_it_is() {
+    let place = Place::new();
+    let store = place.open();
+    upload(&store, 3);
+    close(&follow(&place));
+    let garbage = copy(&place).with_file_name("lookup.db");
+    fs::write(&garbage, [7; 40960]).unwrap();
+    let attach = move |conn: &Connection, _: larder::Role| {
+        conn.execute("ATTACH ?1 AS lookup", [garbage.to_str()])?;
+        Ok(conn.query_row("SELECT count(*) FROM lookup.sqlite_schema", [], |_| Ok(()))?)
+    };
+    let error = options()
+        .on_connect(attach)
+        .follow(of(&place), copy(&place))
+        .unwrap_err();
+    assert!(!matches!(error, Error::Diverged { .. }), "{error}");
+    assert!(error.to_string().contains("on_connect"), "{error}");
+    assert_eq!(rows(&follow(&place)), 3);
 }
 
 /// The file was cut after a kill, and the log has none of the pages: they are not believed to be there.
@@ -693,6 +724,13 @@ fn other_files_are_refused() {
     for path in [Path::new(""), Path::new(":memory:"), &missing.join("follower.db")] {
         let error = options().follow(of(&place), path).unwrap_err();
         assert!(matches!(error, Error::Open { .. }), "{error}");
+        let other = place.replica().with_file_name("others");
+        let error = Options::new()
+            .replicate_to(other.to_str().unwrap())
+            .open(path)
+            .unwrap_err();
+        assert!(matches!(error, Error::Open { .. }), "{error}");
+        assert!(!other.exists());
     }
     assert!(!missing.exists() && !Path::new(":memory:-replica").exists());
     drop(follow(&place));
