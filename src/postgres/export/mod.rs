@@ -368,7 +368,7 @@ impl<'s> ExportToPostgres<'s> {
             report.tables.push(ExportedTable {
                 name: table.name.clone(),
                 target: table.target.clone(),
-                create: table.create(&self.schema),
+                create: String::new(),
                 rows,
                 quarantined: 0,
                 resumed: false,
@@ -394,27 +394,30 @@ impl<'s> ExportToPostgres<'s> {
                 report.notes.extend(left_out.map(|(what, _)| untranslated(what)));
             }
             self.plan(conn, server, &mut schema, &mut report, scan)?;
-            return Ok(report);
-        }
-        if fatal {
+        } else if fatal {
             let lines: Vec<String> = report.misfits.iter().map(ToString::to_string).collect();
             return Err(server.failed(&format!(
                 "nothing was written, because values do not fit: {}; change them, give the column another type by \
                  column_type, or set on_misfit",
                 lines.join("; ")
             )));
-        }
-        let mut client = session::begin(server)?;
-        let is_utf8 = session::is_utf8(server, &mut client)?;
-        for table in &mut schema.tables {
-            table.orders_text &= is_utf8;
-        }
-        if self.resumes {
-            self.write_by_table(conn, server, &mut client, &mut schema, &mut report)?;
         } else {
-            self.write(conn, server, &mut client, &mut schema, &mut report)?;
+            let mut client = session::begin(server)?;
+            let is_utf8 = session::is_utf8(server, &mut client)?;
+            for table in &mut schema.tables {
+                table.orders_text &= is_utf8;
+            }
+            if self.resumes {
+                self.write_by_table(conn, server, &mut client, &mut schema, &mut report)?;
+            } else {
+                self.write(conn, server, &mut client, &mut schema, &mut report)?;
+            }
         }
-        report.is_written = true;
+        // The server may have refused generated columns.
+        for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
+            exported.create = table.create(&self.schema);
+        }
+        report.is_written = writes;
         Ok(report)
     }
 
@@ -465,15 +468,8 @@ impl<'s> ExportToPostgres<'s> {
             let create = format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(&self.schema));
             self.execute(server, &mut tx, "the schema", &create)?;
         }
-        for (table, exported) in schema.tables.iter_mut().zip(&mut report.tables) {
-            self.create(
-                server,
-                &mut tx,
-                table,
-                self.working_schema(),
-                exported,
-                &mut report.notes,
-            )?;
+        for table in &mut schema.tables {
+            self.create(server, &mut tx, table, self.working_schema(), &mut report.notes)?;
         }
         self.make_quarantine(server, &mut tx, schema)?;
         let (mut copied, mut sent) = (0, Vec::new());
@@ -547,24 +543,10 @@ impl<'s> ExportToPostgres<'s> {
         tx: &mut Transaction<'_>,
         table: &mut Table,
         schema: &str,
-        exported: &mut ExportedTable,
         notes: &mut Vec<ExportNote>,
     ) -> Result<()> {
         if let Some(error) = self.create_in(server, tx, table, schema)? {
-            let generated = table.columns.iter_mut().filter(|column| column.generated.is_some());
-            for column in generated {
-                column.generated = None;
-                notes.push(ExportNote {
-                    sql: None,
-                    object: format!("column {}.{}", table.name, column.name),
-                    instead: format!(
-                        "an ordinary column with the values of now, since the server refused a generated column of this \
-                         table: {}",
-                        super::url::describe(&error)
-                    ),
-                });
-            }
-            exported.create = table.create(&self.schema);
+            table.ungenerate(&format!(": {}", super::url::describe(&error)), notes);
         }
         Ok(())
     }
@@ -574,23 +556,18 @@ impl<'s> ExportToPostgres<'s> {
         &self,
         server: &Server,
         tx: &mut Transaction<'_>,
-        table: &mut Table,
+        table: &Table,
         schema: &str,
     ) -> Result<Option<postgres::Error>> {
         let what = format!("table {}", table.name);
         let Some(error) = self.in_savepoint(server, tx, &what, &table.create(schema))? else {
             return Ok(None);
         };
-        if table.columns.iter().all(|column| column.generated.is_none()) {
+        if !table.has_made_columns() {
             return Err(server.error(&what, error, Outcome::RolledBack));
         }
-        let generated = table.columns.iter_mut().map(|column| column.generated.take());
-        let generated: Vec<_> = generated.collect();
-        let made = self.execute(server, tx, &what, &table.create(schema));
-        for (column, generated) in table.columns.iter_mut().zip(generated) {
-            column.generated = generated;
-        }
-        made.map(|()| Some(error))
+        self.execute(server, tx, &what, &table.create_as(schema, false))?;
+        Ok(Some(error))
     }
 
     /// Sets the sequence of an identity behind the greatest key that there is, or was under AUTOINCREMENT.
@@ -822,6 +799,21 @@ fn changed(table: &Table) -> Vec<ExportNote> {
 impl Table {
     fn has_identity_at(&self, column: &str) -> bool {
         self.has_identity && self.columns[self.key[0]].name == column
+    }
+
+    /// Makes its generated columns ordinary ones, because the server refused one of them. `why` ends the notes about them.
+    fn ungenerate(&mut self, why: &str, notes: &mut Vec<ExportNote>) {
+        for column in self.columns.iter_mut().filter(|column| column.generated.is_some()) {
+            column.generated = None;
+            notes.push(ExportNote {
+                sql: None,
+                object: format!("column {}.{}", self.name, column.name),
+                instead: format!(
+                    "an ordinary column with the values of now, since the server refused a generated column of this \
+                     table{why}"
+                ),
+            });
+        }
     }
 }
 

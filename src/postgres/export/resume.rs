@@ -104,7 +104,6 @@ impl ExportToPostgres<'_> {
                 None => None,
             };
             if let Some(complete) = complete {
-                exported.create = table.create(&self.schema);
                 exported.quarantined = complete.set_aside;
                 exported.resumed = true;
                 sent.push(complete);
@@ -186,13 +185,13 @@ impl ExportToPostgres<'_> {
 
     /// Refuses a target that has a name which the tables bring along: that of an index, a sequence or a type. The server
     /// chooses some of them, so this makes all tables without rows, in a schema that is rolled back.
-    fn refuse_names_beside(&self, server: &Server, client: &mut Client, schema: &mut Schema) -> Result<()> {
+    fn refuse_names_beside(&self, server: &Server, client: &mut Client, schema: &Schema) -> Result<()> {
         let trial = format!("larder_trial_{:016x}", crate::runtime::random::number());
         let what = "the trial of the names, in a schema of its own";
         let failed = |error| server.error(what, error, Outcome::RolledBack);
         let mut tx = client.transaction().map_err(failed)?;
         self.execute(server, &mut tx, what, &format!("CREATE SCHEMA {}", quoted(&trial)))?;
-        for table in &mut schema.tables {
+        for table in &schema.tables {
             let is_taken = "SELECT to_regclass($1) IS NOT NULL";
             let is_taken = tx.query_one(is_taken, &[&table.qualified(&trial)]).map_err(failed)?;
             if is_taken.get(0) {
@@ -305,23 +304,12 @@ impl ExportToPostgres<'_> {
         copied: &mut u64,
         notes: &mut Vec<ExportNote>,
     ) -> Result<Option<Sent>> {
-        if made.create != self.statement_hash(table) {
-            // The server may have refused its generated columns.
-            let generated: Vec<_> = table.columns.iter_mut().map(|column| column.generated.take()).collect();
-            if made.create != self.statement_hash(table) {
-                for (column, generated) in table.columns.iter_mut().zip(generated) {
-                    column.generated = generated;
-                }
+        if made.create != self.statement_hash(table, true) {
+            if made.create != self.statement_hash(table, false) {
                 return Ok(None);
             }
-            let refused = table.columns.iter().zip(&generated).filter(|(_, made)| made.is_some());
-            notes.extend(refused.map(|(column, _)| ExportNote {
-                sql: None,
-                object: format!("column {}.{}", table.name, column.name),
-                instead: "an ordinary column with the values of now, since the server refused a generated column of this \
-                          table"
-                    .into(),
-            }));
+            // The server has refused its generated columns.
+            table.ungenerate("", notes);
         }
         let now = self.hash(conn, server, table, scanned, copied)?;
         let is_same = made.sha256 == now.of_all() && made.set_aside == now.set_aside;
@@ -341,12 +329,11 @@ impl ExportToPostgres<'_> {
         Ok(())
     }
 
-    fn statement_hash(&self, table: &Table) -> String {
+    /// SHA-256 of what makes a table and its keys.
+    fn statement_hash(&self, table: &Table, generates: bool) -> String {
+        let create = table.create_as(self.working_schema(), generates);
         let keys = table.keys(self.working_schema()).join(";");
-        hex(&Sha256::digest(format!(
-            "{};{keys}",
-            table.create(self.working_schema())
-        )))
+        hex(&Sha256::digest(format!("{create};{keys}")))
     }
 
     /// Makes a table with its rows and keys, in the place of what an earlier run has left.
@@ -368,8 +355,7 @@ impl ExportToPostgres<'_> {
         let drop = format!("DROP TABLE IF EXISTS {qualified}");
         self.execute(server, &mut tx, &what, &drop)?;
         self.forget_aside(server, &mut tx, &format!("table_name = {}", string(&table.name)))?;
-        self.create(server, &mut tx, table, self.working_schema(), exported, notes)?;
-        exported.create = table.create(&self.schema);
+        self.create(server, &mut tx, table, self.working_schema(), notes)?;
         let sent = self.copy(conn, server, &mut tx, table, exported.rows, copied)?;
         self.send_aside(conn, server, &mut tx, table)?;
         self.keys(server, &mut tx, table)?;
@@ -377,7 +363,7 @@ impl ExportToPostgres<'_> {
         // Without the comment, the next run makes it again.
         if sent.is_stored() {
             let made = Made {
-                create: self.statement_hash(table),
+                create: self.statement_hash(table, true),
                 set_aside: sent.set_aside,
                 sha256: sent.of_all(),
             };
