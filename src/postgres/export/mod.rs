@@ -446,11 +446,7 @@ impl<'s> ExportToPostgres<'s> {
 
     fn report(&self, stage: ExportStage, rows: u64) -> Result<()> {
         self.note(stage, rows);
-        match self.reporter.report(ExportProgress::at(stage, rows)) {
-            ControlFlow::Continue(()) => Ok(()),
-            // The reporter says why.
-            ControlFlow::Break(()) => Err(Error::Cancelled { work: OPERATION }),
-        }
+        going(self.reporter.report(ExportProgress::at(stage, rows)))
     }
 
     fn write(
@@ -660,20 +656,20 @@ impl<'s> ExportToPostgres<'s> {
 
     fn reach(&self, stage: ExportStage, rows: u64) -> Result<()> {
         self.note(stage, rows);
-        match self.reporter.enter(ExportProgress::at(stage, rows)) {
-            ControlFlow::Continue(()) => Ok(()),
-            // The reporter says why.
-            ControlFlow::Break(()) => Err(Error::Cancelled { work: OPERATION }),
-        }
+        going(self.reporter.enter(ExportProgress::at(stage, rows)))
     }
 
     /// Calls the progress callback if it is due, during a wait.
     fn poll(&self) -> Result<()> {
-        match self.reporter.poll() {
-            ControlFlow::Continue(()) => Ok(()),
-            // The reporter says why.
-            ControlFlow::Break(()) => Err(Error::Cancelled { work: OPERATION }),
-        }
+        going(self.reporter.poll())
+    }
+}
+
+/// An error if the work is to stop. The reporter says why.
+fn going(flow: ControlFlow<()>) -> Result<()> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled { work: OPERATION }),
     }
 }
 
