@@ -21,7 +21,7 @@
 use std::io::{self, BufRead, Read};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
 use postgres::{CancelToken, CopyOutReader, Transaction};
 use rusqlite::Connection;
@@ -30,6 +30,7 @@ use sha2::{Digest, Sha256};
 use super::copy::{BLOCK, BLOCKS, COPY_END, COPY_HEAD, Sent, Stream, recycle};
 use super::scan::each;
 use super::schema::{Column, Table};
+use super::session::joined;
 use super::{CALLBACK_INTERVAL, ExportStage, ExportToPostgres, OPERATION};
 use crate::connection::sql_text::quoted;
 use crate::error::{Error, Outcome, Result};
@@ -111,9 +112,8 @@ impl ExportToPostgres<'_> {
             let _ = emptied.send(Vec::with_capacity(BLOCK));
         }
         thread::scope(|scope| {
-            let receiver = thread::Builder::new().name("larder-receive".to_owned());
-            let receiver = receiver.spawn_scoped(scope, move || receive(reader, full, empty).map_err(broken));
-            let receiver = receiver.map_err(|error| Error::no_thread(self.engine.path(), "an export", error))?;
+            let receive = move || receive(reader, full, empty).map_err(broken);
+            let receiver = self.start(scope, "larder-receive", receive)?;
             let read = read(Blocks {
                 export: self,
                 full: blocks,
@@ -185,9 +185,7 @@ impl ExportToPostgres<'_> {
                 stops.fetch_or(summed.is_err(), Relaxed);
                 summed
             };
-            let receiver = thread::Builder::new().name("larder-receive".to_owned());
-            let receiver = receiver.spawn_scoped(scope, receive);
-            let receiver = receiver.map_err(|error| Error::no_thread(self.engine.path(), "an export", error))?;
+            let receiver = self.start(scope, "larder-receive", receive)?;
             let here = self.sum(conn, server, table, stops, compared);
             stops.fetch_or(here.is_err(), Relaxed);
             if here.is_err() {
@@ -320,10 +318,6 @@ impl ExportToPostgres<'_> {
 fn part(rows: u64, bytes: u64, of: &Stream) -> u64 {
     let part = u128::from(rows) * u128::from(bytes.min(of.bytes)) / u128::from(of.bytes.max(1));
     u64::try_from(part).unwrap_or(rows)
-}
-
-fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Reads a COPY into blocks until its end, or until they are not wanted any more.

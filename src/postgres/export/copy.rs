@@ -24,6 +24,7 @@ use super::compare::Unordered;
 use super::quarantine::append_aside;
 use super::scan::each;
 use super::schema::Table;
+use super::session::joined;
 use super::{CALLBACK_INTERVAL, ExportStage, ExportToPostgres, OPERATION, OnMisfit};
 use crate::error::{Error, Outcome, Result};
 use crate::postgres::url::Server;
@@ -186,14 +187,12 @@ impl ExportToPostgres<'_> {
             let _ = emptied.send(Vec::with_capacity(BLOCK));
         }
         thread::scope(|scope| {
-            let sender = thread::Builder::new().name("larder-send".to_owned());
-            let sender = sender.spawn_scoped(scope, move || {
+            let sender = self.start(scope, "larder-send", move || {
                 send(writer, to_send, emptied).map_err(|error| server.broken(what, error))
-            });
-            let sender = sender.map_err(|error| Error::no_thread(self.engine.path(), "an export", error))?;
+            })?;
             let block = Vec::new();
             let read = self.fill(conn, server, table, copied, Filler { full, empty, block });
-            let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let sent = joined(sender);
             match read {
                 // The thread that sends says why.
                 Ok(None) => Err(sent.err().unwrap_or(Error::Cancelled { work: OPERATION })),

@@ -7,7 +7,7 @@
 //! ```
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use postgres::{Client, Transaction};
 
@@ -65,7 +65,23 @@ pub(super) fn commit(server: &Server, mut tx: Transaction<'_>) -> Result<()> {
     })
 }
 
+/// What a thread has returned. A panic of it goes on here.
+pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 impl ExportToPostgres<'_> {
+    /// Starts a thread of the export.
+    pub(super) fn start<'scope, T: Send + 'scope>(
+        &self,
+        scope: &'scope Scope<'scope, '_>,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'scope,
+    ) -> Result<ScopedJoinHandle<'scope, T>> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work);
+        thread.map_err(|error| Error::no_thread(self.engine.path(), "an export", error))
+    }
+
     /// Runs a statement. `what` is for its error.
     pub(super) fn execute(&self, server: &Server, tx: &mut Transaction<'_>, what: &str, statement: &str) -> Result<()> {
         let done = self.at_server(server, tx, |tx| tx.batch_execute(statement))?;
@@ -132,12 +148,10 @@ impl ExportToPostgres<'_> {
         let token = tx.cancel_token();
         let (ended, running) = channel();
         thread::scope(|scope| {
-            let thread = thread::Builder::new().name("larder-index".to_owned());
-            let thread = thread.spawn_scoped(scope, move || {
+            let thread = self.start(scope, "larder-index", move || {
                 let _ended: Sender<()> = ended;
                 work(tx)
-            });
-            let thread = thread.map_err(|error| Error::no_thread(self.engine.path(), "an export", error))?;
+            })?;
             let mut polled = Ok(());
             while let Err(RecvTimeoutError::Timeout) = running.recv_timeout(CALLBACK_INTERVAL) {
                 polled = self.poll();
@@ -146,7 +160,7 @@ impl ExportToPostgres<'_> {
                     server.cancel(&token);
                 }
             }
-            let done = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let done = joined(thread);
             polled.map(|()| done)
         })
     }
