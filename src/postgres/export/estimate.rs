@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::copy::{COPY_END, COPY_HEAD};
 use super::scan::TableRow;
 use super::schema::{Schema, Table};
-use super::{ExportEstimate, ExportNote, ExportReport, ExportToPostgres, session};
+use super::{ExportEstimate, ExportReport, ExportToPostgres, session};
 use crate::connection::sql_text::quoted;
 use crate::error::{Outcome, Result};
 use crate::postgres::url::Server;
@@ -60,7 +60,7 @@ impl ExportToPostgres<'_> {
         let mut probe = probe.transpose()?;
         for (table, exported) in schema.tables.iter_mut().zip(&report.tables) {
             if let Some(probe) = &mut probe {
-                probe.create(table, &mut report.notes)?;
+                self.create(server, &mut probe.tx, table, &probe.schema, &mut report.notes)?;
             }
             let sample = Sample::take(conn, server, table)?;
             let factor = exported.rows as f64 / sample.rows.max(1) as f64;
@@ -107,17 +107,6 @@ impl<'c> Probe<'c> {
             tx,
             schema,
         })
-    }
-
-    /// Makes a table as the export would.
-    fn create(&mut self, table: &mut Table, notes: &mut Vec<ExportNote>) -> Result<()> {
-        let Self {
-            export,
-            server,
-            tx,
-            schema,
-        } = self;
-        export.create(server, tx, table, schema, notes)
     }
 
     /// Sends the rows, makes keys and indexes, reads the rows back, and gives the time of that.

@@ -393,7 +393,8 @@ impl<'s> ExportToPostgres<'s> {
                 let left_out = later.filter(|(_, statement)| statement.is_none());
                 report.notes.extend(left_out.map(|(what, _)| untranslated(what)));
             }
-            self.plan(conn, server, &mut schema, &mut report, scan)?;
+            self.look_at_statements(&schema, &mut report);
+            self.estimate(conn, server, &mut schema, &mut report, scan)?;
         } else if fatal {
             let lines: Vec<String> = report.misfits.iter().map(ToString::to_string).collect();
             return Err(server.failed(&format!(
@@ -421,22 +422,14 @@ impl<'s> ExportToPostgres<'s> {
         Ok(report)
     }
 
-    /// Which statements of the service have to change, and how long an export would take.
-    fn plan(
-        &self,
-        conn: &Connection,
-        server: &Server,
-        schema: &mut Schema,
-        report: &mut ExportReport,
-        scan: Duration,
-    ) -> Result<()> {
+    /// Which statements of the service have to change.
+    fn look_at_statements(&self, schema: &Schema, report: &mut ExportReport) {
         let own = self.engine.watch.stats().statements;
         let own = own.into_iter().map(|statement| (statement.sql, statement.calls));
         let texts: Vec<(String, u64)> = own.chain(self.statements.iter().cloned()).collect();
         let names = statements::Names::of(schema);
         (report.statements, report.statements_seen) = statements::look(&texts, &names);
         report.notes.extend(statements::parameters(&texts));
-        self.estimate(conn, server, schema, report, scan)
     }
 
     /// Reports a stage at its start, so that a short one is seen too.
