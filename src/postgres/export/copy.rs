@@ -139,12 +139,12 @@ impl RowsRead {
     }
 
     /// Fails if these are other rows than those of the scan, which does not read by the key.
-    fn check(&self, server: &Server, table: &Table, scanned: u64) -> Result<()> {
+    fn check(&self, server: &Server, table: &Table) -> Result<()> {
         let rows = self.rows + self.set_aside;
-        let what = if rows != scanned {
+        let what = if rows != table.rows {
             format!(
-                "table {} has {scanned} rows, and {rows} by the index of its key",
-                table.name
+                "table {} has {} rows, and {rows} by the index of its key",
+                table.name, table.rows
             )
         } else if self.key_sum != table.key_sum {
             format!("table {} has other keys than the index of its key", table.name)
@@ -166,14 +166,13 @@ impl RowsRead {
 }
 
 impl ExportToPostgres<'_> {
-    /// Sends the rows of a table but those that are set aside. The scan has found so many.
+    /// Sends the rows of a table but those that are set aside.
     pub(super) fn copy(
         &self,
         conn: &Connection,
         server: &Server,
         tx: &mut Transaction<'_>,
         table: &Table,
-        scanned: u64,
         copied: &mut u64,
     ) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
@@ -197,7 +196,7 @@ impl ExportToPostgres<'_> {
                 // The thread that sends says why.
                 Ok(None) => Err(sent.err().unwrap_or(Error::Cancelled { work: OPERATION })),
                 Ok(Some(read)) => {
-                    read.check(server, table, scanned)?;
+                    read.check(server, table)?;
                     sent.map(|stream| read.sent(stream))
                 }
                 Err(error) => Err(error),
@@ -271,14 +270,7 @@ impl ExportToPostgres<'_> {
     }
 
     /// What [`copy`](Self::copy) would have sent. An earlier run has kept a table only if all of its rows were stored.
-    pub(super) fn hash(
-        &self,
-        conn: &Connection,
-        server: &Server,
-        table: &Table,
-        scanned: u64,
-        copied: &mut u64,
-    ) -> Result<Sent> {
+    pub(super) fn hash(&self, conn: &Connection, server: &Server, table: &Table, copied: &mut u64) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
         let columns = table.sent();
         let (mut stream, mut read) = (Streamed::default(), RowsRead::new(table));
@@ -299,7 +291,7 @@ impl ExportToPostgres<'_> {
             self.step(ExportStage::Copy, copied)
         })?;
         stream.add(&COPY_END);
-        read.check(server, table, scanned)?;
+        read.check(server, table)?;
         let stream = stream.finish(read.rows);
         Ok(read.sent(stream))
     }

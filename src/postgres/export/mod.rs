@@ -361,7 +361,7 @@ impl<'s> ExportToPostgres<'s> {
         self.enter(ExportStage::Scan)?;
         let began = Instant::now();
         for table in &mut schema.tables {
-            let (rows, misfits, is_fatal) = self.scan(conn, table, &mut scanned, &mut report.notes)?;
+            let (misfits, is_fatal) = self.scan(conn, table, &mut scanned, &mut report.notes)?;
             fatal |= is_fatal;
             report.misfits.extend(misfits);
             report.notes.extend(changed(table));
@@ -369,7 +369,7 @@ impl<'s> ExportToPostgres<'s> {
                 name: table.name.clone(),
                 target: table.target.clone(),
                 create: String::new(),
-                rows,
+                rows: table.rows,
                 quarantined: 0,
                 resumed: false,
                 sha256: None,
@@ -464,7 +464,7 @@ impl<'s> ExportToPostgres<'s> {
         let (mut copied, mut sent) = (0, Vec::new());
         self.enter(ExportStage::Copy)?;
         for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
-            let of_table = self.copy(conn, server, &mut tx, table, exported.rows, &mut copied)?;
+            let of_table = self.copy(conn, server, &mut tx, table, &mut copied)?;
             exported.quarantined = of_table.set_aside;
             sent.push(of_table);
             self.send_aside(conn, server, &mut tx, table)?;

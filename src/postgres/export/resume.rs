@@ -22,7 +22,7 @@ use super::compare::Compared;
 use super::copy::Sent;
 use super::schema::{Schema, Table, shortened};
 use super::session::commit;
-use super::{ExportNote, ExportReport, ExportStage, ExportToPostgres, ExportedTable, quarantine};
+use super::{ExportNote, ExportReport, ExportStage, ExportToPostgres, quarantine};
 use crate::connection::sql_text::{quoted, string};
 use crate::error::{Error, Outcome, Result};
 use crate::postgres::url::Server;
@@ -97,19 +97,16 @@ impl ExportToPostgres<'_> {
         self.enter(ExportStage::Copy)?;
         for (table, exported) in schema.tables.iter_mut().zip(&mut report.tables) {
             let complete = match made.get(&table.target) {
-                Some(known) => {
-                    let rows = exported.rows;
-                    self.complete_rows(conn, server, table, known, rows, &mut copied, &mut report.notes)?
-                }
+                Some(known) => self.complete_rows(conn, server, table, known, &mut copied, &mut report.notes)?,
                 None => None,
             };
-            if let Some(complete) = complete {
-                exported.quarantined = complete.set_aside;
-                exported.resumed = true;
-                sent.push(complete);
-                continue;
-            }
-            sent.push(self.make(conn, server, client, table, exported, &mut copied, &mut report.notes)?);
+            exported.resumed = complete.is_some();
+            let of_table = match complete {
+                Some(complete) => complete,
+                None => self.make(conn, server, client, table, &mut copied, &mut report.notes)?,
+            };
+            exported.quarantined = of_table.set_aside;
+            sent.push(of_table);
         }
         let mut is_aside_sent = false;
         loop {
@@ -132,7 +129,7 @@ impl ExportToPostgres<'_> {
             // Another program has changed it at the server since the earlier run.
             report.notes.truncate(notes);
             exported.resumed = false;
-            sent[at] = self.make(conn, server, client, table, exported, &mut copied, &mut report.notes)?;
+            sent[at] = self.make(conn, server, client, table, &mut copied, &mut report.notes)?;
         }
     }
 
@@ -293,14 +290,12 @@ impl ExportToPostgres<'_> {
     }
 
     /// The rows of a table of an earlier run, if it is what this one would make.
-    #[allow(clippy::too_many_arguments, reason = "they are the two sides, and what is reported")]
     fn complete_rows(
         &self,
         conn: &Connection,
         server: &Server,
         table: &mut Table,
         made: &Made,
-        scanned: u64,
         copied: &mut u64,
         notes: &mut Vec<ExportNote>,
     ) -> Result<Option<Sent>> {
@@ -311,7 +306,7 @@ impl ExportToPostgres<'_> {
             // The server has refused its generated columns.
             table.ungenerate("", notes);
         }
-        let now = self.hash(conn, server, table, scanned, copied)?;
+        let now = self.hash(conn, server, table, copied)?;
         let is_same = made.sha256 == now.of_all() && made.set_aside == now.set_aside;
         Ok(is_same.then_some(now))
     }
@@ -337,18 +332,16 @@ impl ExportToPostgres<'_> {
     }
 
     /// Makes a table with its rows and keys, in the place of what an earlier run has left.
-    #[allow(clippy::too_many_arguments, reason = "they are the two sides, and what is reported")]
     fn make(
         &self,
         conn: &Connection,
         server: &Server,
         client: &mut Client,
         table: &mut Table,
-        exported: &mut ExportedTable,
         copied: &mut u64,
         notes: &mut Vec<ExportNote>,
     ) -> Result<Sent> {
-        let what = format!("table {}", exported.name);
+        let what = format!("table {}", table.name);
         let failed = |error| server.error(&what, error, Outcome::RolledBack);
         let qualified = table.qualified(self.working_schema());
         let mut tx = client.transaction().map_err(failed)?;
@@ -356,10 +349,9 @@ impl ExportToPostgres<'_> {
         self.execute(server, &mut tx, &what, &drop)?;
         self.forget_aside(server, &mut tx, &format!("table_name = {}", string(&table.name)))?;
         self.create(server, &mut tx, table, self.working_schema(), notes)?;
-        let sent = self.copy(conn, server, &mut tx, table, exported.rows, copied)?;
+        let sent = self.copy(conn, server, &mut tx, table, copied)?;
         self.send_aside(conn, server, &mut tx, table)?;
         self.keys(server, &mut tx, table)?;
-        exported.quarantined = sent.set_aside;
         // Without the comment, the next run makes it again.
         if sent.is_stored() {
             let made = Made {

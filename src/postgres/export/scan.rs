@@ -16,14 +16,15 @@ use crate::postgres::url::Server;
 
 impl ExportToPostgres<'_> {
     /// Reads all rows of a table: for the types of its columns, and for the values that do not fit them. It reads them once,
-    /// and again if the values of a column without a clear type have given it another one on the way.
+    /// and again if the values of a column without a clear type have given it another one on the way. Returns the misfits, and
+    /// whether one of them fails the export.
     pub(super) fn scan(
         &self,
         conn: &Connection,
         table: &mut Table,
         scanned: &mut u64,
         notes: &mut Vec<ExportNote>,
-    ) -> Result<(u64, Vec<ExportMisfit>, bool)> {
+    ) -> Result<(Vec<ExportMisfit>, bool)> {
         let asked = |table: &str, column: &str| self.types.get(&(table.to_owned(), column.to_owned())).copied();
         let mut seen: Vec<Seen> = table.columns.iter().map(|_| Seen::default()).collect();
         let is_asked: Vec<bool> = table
@@ -38,8 +39,8 @@ impl ExportToPostgres<'_> {
         let mut json: Vec<Option<JsonSeen>> = (0..table.columns.len())
             .map(|at| self.is_json(table, at).then(JsonSeen::default))
             .collect();
-        let (mut rows, mut found, mut again) = (0, Found::new(), false);
-        let mut key_sum = 0_u64;
+        let (mut rows, mut key_sum) = (0, 0_u64);
+        let (mut found, mut again) = (Found::new(), false);
         each(conn, &table.select(false), |row| {
             rows += 1;
             key_sum = key_sum.wrapping_add(table.key_hash(row)?);
@@ -60,7 +61,7 @@ impl ExportToPostgres<'_> {
             }
             self.step(ExportStage::Scan, scanned)
         })?;
-        table.key_sum = key_sum;
+        (table.rows, table.key_sum) = (rows, key_sum);
         if again {
             found = self.misfits(conn, table, scanned)?;
         }
@@ -140,7 +141,7 @@ impl ExportToPostgres<'_> {
                 notes.extend(json.notes(&format!("column {}.{}", table.name, column.name)));
             }
         }
-        Ok((rows, misfits, fatal))
+        Ok((misfits, fatal))
     }
 
     /// Whether the text of a column is looked at as JSON: the type is asked for, or may be inferred.

@@ -27,6 +27,8 @@ pub(super) struct Table {
     pub(super) conflicts: Vec<String>,
     /// Whether the scan found values that do not fit.
     pub(super) has_misfits: bool,
+    /// The number of rows that the scan found.
+    pub(super) rows: u64,
     /// The sum of [`Table::key_hash`] over all rows, as the scan found them.
     pub(super) key_sum: u64,
     /// Whether both sides have one order of text, that of the bytes of UTF-8.
@@ -215,6 +217,7 @@ impl Table {
             checks: Vec::new(),
             conflicts: Vec::new(),
             has_misfits: false,
+            rows: 0,
             key_sum: 0,
             orders_text: true,
             comments: Comments::default(),
@@ -268,6 +271,7 @@ impl Table {
             checks: text.checks,
             conflicts: text.conflicts,
             has_misfits: false,
+            rows: 0,
             key_sum: 0,
             orders_text: true,
             comments: Comments::parse(sql),
