@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::compare::Unordered;
 use super::quarantine::append_aside;
-use super::scan::each;
+use super::scan::{TableRow, each};
 use super::schema::Table;
 use super::session::joined;
 use super::{CALLBACK_INTERVAL, ExportStage, ExportToPostgres, OPERATION, OnMisfit};
@@ -114,6 +114,8 @@ impl Streamed {
 /// What was read for a COPY.
 #[derive(Default)]
 struct RowsRead {
+    /// The columns that are sent.
+    columns: Vec<usize>,
     rows: u64,
     set_aside: u64,
     /// The sum of [`Table::key_hash`].
@@ -125,17 +127,39 @@ struct RowsRead {
 impl RowsRead {
     fn new(table: &Table) -> Self {
         Self {
+            columns: table.sent(),
             // Such a table is compared in another way.
             sum: (!table.is_ordered() && !table.has_made_columns()).then(Unordered::default),
             ..Self::default()
         }
     }
 
-    fn add(&mut self, row: &[u8]) {
+    /// Appends a row to `out` as it is sent, unless it is set aside.
+    fn row(
+        &mut self,
+        export: &ExportToPostgres<'_>,
+        server: &Server,
+        table: &Table,
+        row: &TableRow<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.key_sum = self.key_sum.wrapping_add(table.key_hash(row)?);
+        if export.is_set_aside(table, row)? {
+            self.set_aside += 1;
+            if export.resumes {
+                let mut aside = Vec::new();
+                append_aside(table, row, &mut aside)?;
+                self.aside.update(&aside);
+            }
+            return Ok(());
+        }
+        let from = out.len();
+        table.append_row(server, row, &self.columns, out)?;
         self.rows += 1;
         if let Some(sum) = &mut self.sum {
-            sum.add(row);
+            sum.add(&out[from..]);
         }
+        Ok(())
     }
 
     /// Fails if these are other rows than those of the scan, which does not read by the key.
@@ -213,24 +237,11 @@ impl ExportToPostgres<'_> {
         copied: &mut u64,
         mut filler: Filler,
     ) -> Result<Option<RowsRead>> {
-        let columns = table.sent();
-        let (mut read, mut aside) = (RowsRead::new(table), Vec::new());
+        let mut read = RowsRead::new(table);
         let mut is_over = !self.next_block(&mut filler)?;
         filler.block.extend_from_slice(COPY_HEAD);
         each(conn, &table.select(true), |row| {
-            read.key_sum = read.key_sum.wrapping_add(table.key_hash(row)?);
-            if self.is_set_aside(table, row)? {
-                read.set_aside += 1;
-                if self.resumes {
-                    aside.clear();
-                    append_aside(table, row, &mut aside)?;
-                    read.aside.update(&aside);
-                }
-                return self.step(ExportStage::Copy, copied);
-            }
-            let from = filler.block.len();
-            table.append_row(server, row, &columns, &mut filler.block)?;
-            read.add(&filler.block[from..]);
+            read.row(self, server, table, row, &mut filler.block)?;
             if filler.block.len() >= BLOCK {
                 is_over |= !filler.hand_on() || !self.next_block(&mut filler)?;
             }
@@ -262,7 +273,7 @@ impl ExportToPostgres<'_> {
     }
 
     /// Whether a row goes to the quarantine.
-    pub(super) fn is_set_aside(&self, table: &Table, row: &super::scan::TableRow<'_>) -> Result<bool> {
+    pub(super) fn is_set_aside(&self, table: &Table, row: &TableRow<'_>) -> Result<bool> {
         if self.on_misfit != OnMisfit::Quarantine || !table.has_misfits {
             return Ok(false);
         }
@@ -272,22 +283,13 @@ impl ExportToPostgres<'_> {
     /// What [`copy`](Self::copy) would have sent. An earlier run has kept a table only if all of its rows were stored.
     pub(super) fn hash(&self, conn: &Connection, server: &Server, table: &Table, copied: &mut u64) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
-        let columns = table.sent();
         let (mut stream, mut read) = (Streamed::default(), RowsRead::new(table));
         let mut bytes = Vec::new();
         stream.add(COPY_HEAD);
         each(conn, &table.select(true), |row| {
             bytes.clear();
-            read.key_sum = read.key_sum.wrapping_add(table.key_hash(row)?);
-            if self.is_set_aside(table, row)? {
-                read.set_aside += 1;
-                append_aside(table, row, &mut bytes)?;
-                read.aside.update(&bytes);
-            } else {
-                table.append_row(server, row, &columns, &mut bytes)?;
-                read.add(&bytes);
-                stream.add(&bytes);
-            }
+            read.row(self, server, table, row, &mut bytes)?;
+            stream.add(&bytes);
             self.step(ExportStage::Copy, copied)
         })?;
         stream.add(&COPY_END);
