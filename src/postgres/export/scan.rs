@@ -52,8 +52,13 @@ impl ExportToPostgres<'_> {
                     again |= had_values && kind != table.columns[at].kind;
                     table.columns[at].kind = kind;
                 }
-                if let (Some(json), ValueRef::Text(text)) = (&mut json[at], value) {
-                    json.add(text, row.rowid());
+                let is_json = match (&mut json[at], value) {
+                    (Some(json), ValueRef::Text(text)) => json.add(text, row.rowid()),
+                    _ => false,
+                };
+                // What was read as JSON is not read again.
+                if is_json && table.columns[at].kind == PgType::Json {
+                    continue;
                 }
                 if let Err(misfit) = table.check(at, value) {
                     found.entry((at, misfit)).or_insert((0, row.rowid())).0 += 1;
@@ -318,29 +323,25 @@ impl Seen {
 }
 
 /// What was seen of a column of JSON.
+#[derive(Default)]
 struct JsonSeen {
-    /// Whether all text was.
-    fits: bool,
+    /// Whether there is text that is no JSON.
+    is_broken: bool,
     /// Values that `jsonb` refuses: their number, and the first rowid.
     only_json: BTreeMap<OnlyJson, (u64, Option<i64>)>,
 }
 
-impl Default for JsonSeen {
-    fn default() -> Self {
-        Self {
-            fits: true,
-            only_json: BTreeMap::new(),
-        }
-    }
-}
-
 impl JsonSeen {
-    fn add(&mut self, text: &[u8], rowid: Option<i64>) {
-        match std::str::from_utf8(text).map(json::read) {
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(reason))) => self.only_json.entry(reason).or_insert((0, rowid)).0 += 1,
-            _ => self.fits = false,
+    /// Returns whether the text is JSON.
+    fn add(&mut self, text: &[u8], rowid: Option<i64>) -> bool {
+        let Ok(Ok(only_json)) = std::str::from_utf8(text).map(json::read) else {
+            self.is_broken = true;
+            return false;
+        };
+        if let Some(reason) = only_json {
+            self.only_json.entry(reason).or_insert((0, rowid)).0 += 1;
         }
+        true
     }
 
     fn notes(&self, object: &str) -> Vec<ExportNote> {
@@ -389,7 +390,7 @@ fn inferred(
     let in_key = table.key.iter().any(|key| Some(*key) == at) || table.indexes.iter().any(in_index);
     if let Some(json) = json {
         // A value that broke the CHECK before it was there, or that SQLite alone reads.
-        let fits = json.fits && !in_key;
+        let fits = !json.is_broken && !in_key;
         return fits.then_some((PgType::Json, "a CHECK allows JSON alone"));
     }
     // Two texts may be one instant: in a key, the second one would be a duplicate. A foreign key has the type of its parent.
