@@ -93,8 +93,7 @@ impl ExportToPostgres<'_> {
                     instead: "integers and real numbers are all double precision: 1 is 1.0".into(),
                 });
             }
-            let kind = inferred.map_or(kind, |(kind, _)| kind);
-            table.columns[at].kind = kind;
+            table.columns[at].kind = inferred.map_or(kind, |(kind, _)| kind);
             table.columns[at].is_mixed = texts && blobs;
         }
         let types = &self.types;
@@ -377,8 +376,7 @@ fn inferred(
     seen: &Seen,
     json: Option<&JsonSeen>,
 ) -> Option<(PgType, &'static str)> {
-    let says = |kind: PgType| says(table, column, kind);
-    if kind == PgType::Int8 && says(PgType::Bool) && seen.is_bool && seen.classes[2..] == [false; 3] {
+    if kind == PgType::Int8 && says(table, column, PgType::Bool) && seen.is_bool && seen.classes[2..] == [false; 3] {
         return Some((PgType::Bool, "a CHECK allows 0 and 1 alone"));
     }
     if kind != PgType::Text || seen.classes[1..] != [false, false, true, false] {
