@@ -287,18 +287,13 @@ impl Table {
     pub(super) fn is_ordered(&self) -> bool {
         let is_ordered = |at: &usize| {
             let column = &self.columns[*at];
-            let kinds = [
-                PgType::Int2,
-                PgType::Int4,
-                PgType::Int8,
-                PgType::Float8,
-                PgType::Text,
-                PgType::Bytea,
-                PgType::Uuid,
-            ];
-            let is_one_order = column.kind != PgType::Uuid || !column.is_mixed;
-            let is_one_order = is_one_order && (column.kind != PgType::Text || self.orders_text);
-            kinds.contains(&column.kind) && is_one_order && !column.as_text
+            let is_one_order = match column.kind {
+                PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Float8 | PgType::Bytea => true,
+                PgType::Text => self.orders_text,
+                PgType::Uuid => !column.is_mixed,
+                _ => false,
+            };
+            is_one_order && !column.as_text
         };
         !self.key.is_empty() && self.key.iter().all(is_ordered)
     }
