@@ -10,16 +10,15 @@
 //! Two threads, and [`BLOCKS`] blocks that go round between them:
 //!
 //! ```text
-//! larder-receive  owns the connection to the server while a COPY runs: puts what it reads into a block. Without an order
-//!                 of the rows, it adds their SHA-256 instead, and no blocks are needed
+//! larder-receive  owns the connection to the server while a COPY runs: puts what it reads into a block
 //! larder-export   owns the snapshot of the store: adds the blocks to the SHA-256. Or steps its statement, writes each row
-//!                 as the server would, compares it with the bytes of the block, and adds to the SHA-256
+//!                 as the server would, compares it with the bytes of the block, and adds to the SHA-256. Without an order
+//!                 of the rows, it adds up those of the store first, and then those of the blocks
 //! ```
 //!
 //! Neither waits while it holds a lock. Whichever fails drops its end of both channels, which ends the wait of the other.
 
 use std::io::{self, BufRead, Read};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 
@@ -164,7 +163,7 @@ impl ExportToPostgres<'_> {
         Ok(hex(&sha.finalize()))
     }
 
-    /// Reads both sides of a table whose rows have no order.
+    /// Reads both sides of a table whose rows have no order, one after the other.
     fn compare_sums(
         &self,
         conn: &Connection,
@@ -173,28 +172,8 @@ impl ExportToPostgres<'_> {
         table: &Table,
         compared: &mut u64,
     ) -> Result<Compared> {
-        let what = &format!("reading table {} back", table.name);
-        let token = tx.cancel_token();
-        let reader = tx.copy_out(&table.copy_out(self.working_schema()));
-        let reader = reader.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
-        let stops = &AtomicBool::new(false);
-        let columns = table.columns.len();
-        let (here, there) = thread::scope(|scope| {
-            let receive = move || {
-                let summed = sum(reader, columns, stops).map_err(|error| server.broken(what, error));
-                stops.fetch_or(summed.is_err(), Relaxed);
-                summed
-            };
-            let receiver = self.start(scope, "larder-receive", receive)?;
-            let here = self.sum(conn, server, table, stops, compared);
-            stops.fetch_or(here.is_err(), Relaxed);
-            if here.is_err() {
-                self.cancel(server, &token);
-            }
-            // If it has failed, the reading here was stopped by that.
-            let there = joined(receiver)?;
-            here.map(|here| (here, there))
-        })?;
+        let here = self.sum(conn, server, table, compared)?;
+        let there = self.sum_at_server(server, tx, table)?;
         let (rows, sha256) = (here.rows, here.finish());
         if rows != there.rows {
             let what = format!("it has {} rows at the server, {rows} in the store", there.rows);
@@ -287,15 +266,8 @@ impl ExportToPostgres<'_> {
         Ok(Compared::Same(hex(&sha.finalize())))
     }
 
-    /// Adds the rows of the store, until the other side stops it.
-    fn sum(
-        &self,
-        conn: &Connection,
-        server: &Server,
-        table: &Table,
-        stops: &AtomicBool,
-        compared: &mut u64,
-    ) -> Result<Unordered> {
+    /// Adds the rows of the store.
+    fn sum(&self, conn: &Connection, server: &Server, table: &Table, compared: &mut u64) -> Result<Unordered> {
         let columns: Vec<usize> = (0..table.columns.len()).collect();
         let mut rows = Unordered::default();
         let mut bytes = Vec::new();
@@ -305,12 +277,18 @@ impl ExportToPostgres<'_> {
                 table.append_row(server, row, &columns, &mut bytes)?;
                 rows.add(&bytes);
             }
-            if stops.load(Relaxed) {
-                return Err(Error::Cancelled { work: OPERATION });
-            }
             self.step(ExportStage::Compare, compared)
         })?;
         Ok(rows)
+    }
+
+    /// Adds the rows of the server.
+    fn sum_at_server(&self, server: &Server, tx: &mut Transaction<'_>, table: &Table) -> Result<Unordered> {
+        let copy = table.copy_out(self.working_schema());
+        self.received(server, tx, table, &copy, |mut theirs| {
+            let rows = sum(&mut theirs, table.columns.len());
+            rows.map_err(|error| server.broken(&format!("reading table {} back", table.name), error))
+        })
     }
 }
 
@@ -372,9 +350,11 @@ impl Blocks<'_> {
 }
 
 impl BufRead for Blocks<'_> {
-    /// Waits for a block, and calls the progress callback meanwhile.
+    /// Waits for a block, and calls the progress callback before each and meanwhile.
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.at == self.block.len() {
+            // The reporter says why it stops.
+            self.export.poll().map_err(io::Error::other)?;
             match self.full.recv_timeout(CALLBACK_INTERVAL) {
                 Ok(next) => {
                     let mut block = std::mem::replace(&mut self.block, next);
@@ -386,8 +366,7 @@ impl BufRead for Blocks<'_> {
                         let _ = self.emptied.send(block);
                     }
                 }
-                // The reporter says why it stops.
-                Err(RecvTimeoutError::Timeout) => self.export.poll().map_err(io::Error::other)?,
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
@@ -484,20 +463,17 @@ impl Unordered {
     }
 }
 
-/// Adds the rows of a COPY, until the other side stops it.
-pub(super) fn sum(mut reader: CopyOutReader<'_>, columns: usize, stops: &AtomicBool) -> io::Result<Unordered> {
+/// Adds the rows of a COPY.
+pub(super) fn sum(reader: &mut impl Read, columns: usize) -> io::Result<Unordered> {
     let mut head = [0; COPY_HEAD.len()];
     reader.read_exact(&mut head)?;
     let mut rows = Unordered::default();
     let mut row = Vec::new();
-    while next_row(&mut reader, columns, &mut row)? {
+    while next_row(reader, columns, &mut row)? {
         rows.add(&row);
         row.clear();
-        if stops.load(Relaxed) {
-            return Ok(rows);
-        }
     }
     // What follows the end of the rows: the end of the COPY.
-    io::copy(&mut reader, &mut io::sink())?;
+    io::copy(reader, &mut io::sink())?;
     Ok(rows)
 }

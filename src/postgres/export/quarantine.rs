@@ -1,7 +1,6 @@
 //! Rows that are set aside: they are not in their table at the server, but in one of their own.
 
 use std::io::Write as _;
-use std::sync::atomic::AtomicBool;
 
 use postgres::Transaction;
 use rusqlite::Connection;
@@ -86,8 +85,7 @@ impl ExportToPostgres<'_> {
         let table = table();
         let (copy, columns) = (table.copy_out(self.working_schema()), table.columns.len());
         let there = self.at_server(server, tx, |tx| {
-            tx.copy_out(&copy)
-                .map(|reader| sum(reader, columns, &AtomicBool::new(false)))
+            tx.copy_out(&copy).map(|mut reader| sum(&mut reader, columns))
         })?;
         let there = match there {
             // Another program has dropped the table or one of its columns.
