@@ -283,7 +283,7 @@ impl ExportToPostgres<'_> {
     }
 
     /// Adds the rows of the server.
-    fn sum_at_server(&self, server: &Server, tx: &mut Transaction<'_>, table: &Table) -> Result<Unordered> {
+    pub(super) fn sum_at_server(&self, server: &Server, tx: &mut Transaction<'_>, table: &Table) -> Result<Unordered> {
         let copy = table.copy_out(self.working_schema());
         self.received(server, tx, table, &copy, |mut theirs| {
             let rows = sum(&mut theirs, table.columns.len());
@@ -388,7 +388,7 @@ impl Read for Blocks<'_> {
 }
 
 /// Appends the next row of a binary COPY to `out`, as it is. False at the end.
-pub(super) fn next_row(reader: &mut impl Read, columns: usize, out: &mut Vec<u8>) -> io::Result<bool> {
+fn next_row(reader: &mut impl Read, columns: usize, out: &mut Vec<u8>) -> io::Result<bool> {
     let mut count = [0; 2];
     reader.read_exact(&mut count)?;
     if count == COPY_END {
@@ -464,7 +464,7 @@ impl Unordered {
 }
 
 /// Adds the rows of a COPY.
-pub(super) fn sum(reader: &mut impl Read, columns: usize) -> io::Result<Unordered> {
+fn sum(reader: &mut impl Read, columns: usize) -> io::Result<Unordered> {
     let mut head = [0; COPY_HEAD.len()];
     reader.read_exact(&mut head)?;
     let mut rows = Unordered::default();

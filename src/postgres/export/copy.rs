@@ -21,11 +21,10 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::compare::Unordered;
-use super::quarantine::append_aside;
 use super::scan::{TableRow, each};
 use super::schema::Table;
 use super::session::joined;
-use super::{CALLBACK_INTERVAL, ExportStage, ExportToPostgres, OPERATION, OnMisfit};
+use super::{CALLBACK_INTERVAL, ExportStage, ExportToPostgres, OPERATION};
 use crate::error::{Error, Outcome, Result};
 use crate::postgres::url::Server;
 use crate::runtime::hex::hex;
@@ -57,8 +56,6 @@ pub(super) struct Sent {
     pub(super) stream: Stream,
     /// The sum of the SHA-256 of the rows of a table without an order.
     sum: Option<String>,
-    /// SHA-256 of the rows that were set aside, as the quarantine has them. Of none, unless the export is resumable.
-    aside: String,
 }
 
 impl Sent {
@@ -70,14 +67,6 @@ impl Sent {
     /// What the report has of the rows that were sent.
     pub(super) fn shown(&self) -> &str {
         self.sum.as_ref().unwrap_or(&self.stream.sha256)
-    }
-
-    /// SHA-256 of all rows: of those that were sent and those that were set aside.
-    pub(super) fn of_all(&self) -> String {
-        if self.set_aside == 0 {
-            return self.stream.sha256.clone();
-        }
-        hex(&Sha256::digest(format!("{} {}", self.stream.sha256, self.aside)))
     }
 }
 
@@ -121,7 +110,6 @@ struct RowsRead {
     /// The sum of [`Table::key_hash`].
     key_sum: u64,
     sum: Option<Unordered>,
-    aside: Sha256,
 }
 
 impl RowsRead {
@@ -146,11 +134,6 @@ impl RowsRead {
         self.key_sum = self.key_sum.wrapping_add(table.key_hash(row)?);
         if export.is_set_aside(table, row)? {
             self.set_aside += 1;
-            if export.resumes {
-                let mut aside = Vec::new();
-                append_aside(table, row, &mut aside)?;
-                self.aside.update(&aside);
-            }
             return Ok(());
         }
         let from = out.len();
@@ -184,7 +167,6 @@ impl RowsRead {
             set_aside: self.set_aside,
             stream,
             sum: self.sum.map(Unordered::finish),
-            aside: hex(&self.aside.finalize()),
         }
     }
 }
@@ -201,7 +183,7 @@ impl ExportToPostgres<'_> {
     ) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
         let what = &format!("the rows of table {}", table.name);
-        let writer = tx.copy_in(&table.copy_in(self.working_schema(), true));
+        let writer = tx.copy_in(&table.copy_in(self.working_schema()));
         let writer = writer.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
         let (full, to_send) = channel();
         let (emptied, empty) = channel();
@@ -274,10 +256,7 @@ impl ExportToPostgres<'_> {
 
     /// Whether a row goes to the quarantine.
     pub(super) fn is_set_aside(&self, table: &Table, row: &TableRow<'_>) -> Result<bool> {
-        if self.on_misfit != OnMisfit::Quarantine || !table.has_misfits {
-            return Ok(false);
-        }
-        table.is_misfit(row)
+        Ok(self.sets_aside(table) && table.is_misfit(row)?)
     }
 
     /// What [`copy`](Self::copy) would have sent. An earlier run has kept a table only if all of its rows were stored.

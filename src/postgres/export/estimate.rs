@@ -115,7 +115,7 @@ impl<'c> Probe<'c> {
         let failed = |error| self.server.error(&what, error, Outcome::RolledBack);
         let broken = |error| self.server.broken(&what, error);
         let began = Instant::now();
-        let mut writer = self.tx.copy_in(&table.copy_in(&self.schema, true)).map_err(failed)?;
+        let mut writer = self.tx.copy_in(&table.copy_in(&self.schema)).map_err(failed)?;
         writer.write_all(&sample.copy).map_err(broken)?;
         writer.finish().map_err(failed)?;
         let indexes = table.indexes.iter().filter(|index| !index.is_constraint);

@@ -460,15 +460,14 @@ impl<'s> ExportToPostgres<'s> {
         for table in &mut schema.tables {
             self.create(server, &mut tx, table, self.working_schema(), &mut report.notes)?;
         }
-        self.make_quarantine(server, &mut tx, schema)?;
         let (mut copied, mut sent) = (0, Vec::new());
         self.enter(ExportStage::Copy)?;
         for (table, exported) in schema.tables.iter().zip(&mut report.tables) {
             let of_table = self.copy(conn, server, &mut tx, table, &mut copied)?;
             exported.quarantined = of_table.set_aside;
             sent.push(of_table);
-            self.send_aside(conn, server, &mut tx, table)?;
         }
+        self.set_aside(conn, server, &mut tx, schema)?;
         self.enter(ExportStage::Index)?;
         for table in &schema.tables {
             self.keys(server, &mut tx, table)?;
@@ -476,9 +475,7 @@ impl<'s> ExportToPostgres<'s> {
         self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
         let mut compared = 0;
         self.enter(ExportStage::Compare)?;
-        if !self.is_same_aside(conn, server, &mut tx, schema)? {
-            return Err(self.aside_differs(server));
-        }
+        self.compare_aside(conn, server, &mut tx, schema)?;
         for ((table, exported), sent) in schema.tables.iter().zip(&mut report.tables).zip(&sent) {
             match self.compare(conn, server, &mut tx, table, sent, &mut compared)? {
                 Compared::Same(sha256) => exported.sha256 = Some(sha256),

@@ -1,9 +1,9 @@
 //! An export that goes on where it was broken off: [`ExportToPostgres::resumable`].
 //!
 //! The tables are made in a schema of the export's own, the staging schema, each in a transaction of its own with its rows and
-//! keys. Its comment says what it was made of. At the end, one transaction makes the rest, compares all tables, and moves them
-//! to their schema. So there are two kinds of states at the server: the staging schema with complete tables alone, or the
-//! target with all of them.
+//! keys. Its comment says what it was made of. At the end, one transaction makes the rest, with the table of the rows that are
+//! set aside, compares all tables, and moves them to their schema. So there are two kinds of states at the server: the staging
+//! schema with complete tables alone, or the target with all of them.
 //!
 //! A table that is complete from an earlier run is kept if the store still has the same rows, by their SHA-256, and if its
 //! statement is the same. All are compared at the end, whatever run has made them.
@@ -42,8 +42,7 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 struct Made {
     /// SHA-256 of the statement that makes it.
     create: String,
-    set_aside: u64,
-    /// SHA-256 of the rows that were sent or set aside: [`Sent::of_all`].
+    /// SHA-256 of the rows that were sent.
     sha256: String,
 }
 
@@ -51,27 +50,16 @@ impl Made {
     const PREFIX: &str = "larder export 1: ";
 
     fn to_comment(&self) -> String {
-        format!("{}{} {} {}", Self::PREFIX, self.create, self.set_aside, self.sha256)
+        format!("{}{} {}", Self::PREFIX, self.create, self.sha256)
     }
 
     fn of_comment(comment: &str) -> Option<Self> {
         let mut parts = comment.strip_prefix(Self::PREFIX)?.split(' ');
         Some(Self {
             create: parts.next()?.to_owned(),
-            set_aside: parts.next()?.parse().ok()?,
             sha256: parts.next()?.to_owned(),
         })
     }
-}
-
-/// How the last transaction ends.
-enum Completed {
-    /// The target has all tables.
-    Moved,
-    /// A table by its position, and what differs. The staging schema is as it was.
-    Differs(usize, String),
-    /// The rows that are set aside differ.
-    AsideDiffers,
 }
 
 /// The staging schema of an export to a schema.
@@ -108,19 +96,10 @@ impl ExportToPostgres<'_> {
             exported.quarantined = of_table.set_aside;
             sent.push(of_table);
         }
-        let mut is_aside_sent = false;
         loop {
             let notes = report.notes.len();
-            let (at, what) = match self.complete(conn, server, client, schema, &sent, report)? {
-                Completed::Moved => return Ok(()),
-                Completed::Differs(at, what) => (at, what),
-                Completed::AsideDiffers if is_aside_sent => return Err(self.aside_differs(server)),
-                Completed::AsideDiffers => {
-                    report.notes.truncate(notes);
-                    self.send_all_aside(conn, server, client, schema)?;
-                    is_aside_sent = true;
-                    continue;
-                }
+            let Some((at, what)) = self.complete(conn, server, client, schema, &sent, report)? else {
+                return Ok(());
             };
             let (table, exported) = (&mut schema.tables[at], &mut report.tables[at]);
             if !exported.resumed {
@@ -169,7 +148,7 @@ impl ExportToPostgres<'_> {
     pub(super) fn refuse_what_is_there(&self, server: &Server, client: &mut Client, schema: &Schema) -> Result<()> {
         let failed = |error| server.error("the tables of the target", error, Outcome::NotStarted);
         let mut names: Vec<String> = schema.tables.iter().map(|table| table.target.clone()).collect();
-        if schema.tables.iter().any(|table| self.sets_aside(table)) {
+        if self.sets_any_aside(schema) {
             names.push(quarantine::NAME.to_owned());
         }
         let found = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -205,7 +184,7 @@ impl ExportToPostgres<'_> {
                 let _ = self.in_savepoint(server, &mut tx, what, &statement)?;
             }
         }
-        if schema.tables.iter().any(|table| self.sets_aside(table)) {
+        if self.sets_any_aside(schema) {
             self.execute(server, &mut tx, what, &quarantine::create(&trial))?;
         }
         for table in &schema.tables {
@@ -264,27 +243,15 @@ impl ExportToPostgres<'_> {
              JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname::text = $1 AND c.relkind = 'r'";
         let mut made = BTreeMap::new();
         let wanted: BTreeSet<&str> = schema.tables.iter().map(|table| table.target.as_str()).collect();
-        let sets_aside = schema.tables.iter().any(|table| self.sets_aside(table));
         for row in tx.query(tables, &[&staging]).map_err(failed)? {
             let name: String = row.get(0);
-            let is_kept = wanted.contains(name.as_str()) || name == quarantine::NAME && sets_aside;
-            if !is_kept {
+            if !wanted.contains(name.as_str()) {
                 let drop = format!("DROP TABLE {}.{}", quoted(staging), quoted(&name));
                 self.execute(server, &mut tx, &format!("table {name}"), &drop)?;
             } else if let Some(found) = Made::of_comment(row.get(1)) {
                 made.insert(name, found);
             }
         }
-        if sets_aside {
-            self.drop_other_quarantine(server, &mut tx)?;
-        }
-        self.make_quarantine(server, &mut tx, schema)?;
-        let names: Vec<String> = schema.tables.iter().map(|table| string(&table.name)).collect();
-        self.forget_aside(
-            server,
-            &mut tx,
-            &format!("table_name <> ALL (ARRAY[{}]::text[])", names.join(", ")),
-        )?;
         tx.commit().map_err(failed)?;
         Ok(made)
     }
@@ -307,21 +274,7 @@ impl ExportToPostgres<'_> {
             table.ungenerate("", notes);
         }
         let now = self.hash(conn, server, table, copied)?;
-        let is_same = made.sha256 == now.of_all() && made.set_aside == now.set_aside;
-        Ok(is_same.then_some(now))
-    }
-
-    /// Deletes rows of the quarantine, if there is one.
-    fn forget_aside(&self, server: &Server, tx: &mut Transaction<'_>, which: &str) -> Result<()> {
-        let what = format!("table {}", quarantine::NAME);
-        let name = format!("{}.{}", quoted(self.working_schema()), quarantine::NAME);
-        let found = tx
-            .query_one("SELECT to_regclass($1) IS NOT NULL", &[&name])
-            .map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
-        if found.get(0) {
-            self.execute(server, tx, &what, &format!("DELETE FROM {name} WHERE {which}"))?;
-        }
-        Ok(())
+        Ok((made.sha256 == now.stream.sha256).then_some(now))
     }
 
     /// SHA-256 of what makes a table and its keys.
@@ -347,17 +300,14 @@ impl ExportToPostgres<'_> {
         let mut tx = client.transaction().map_err(failed)?;
         let drop = format!("DROP TABLE IF EXISTS {qualified}");
         self.execute(server, &mut tx, &what, &drop)?;
-        self.forget_aside(server, &mut tx, &format!("table_name = {}", string(&table.name)))?;
         self.create(server, &mut tx, table, self.working_schema(), notes)?;
         let sent = self.copy(conn, server, &mut tx, table, copied)?;
-        self.send_aside(conn, server, &mut tx, table)?;
         self.keys(server, &mut tx, table)?;
         // Without the comment, the next run makes it again.
         if sent.is_stored() {
             let made = Made {
                 create: self.statement_hash(table, true),
-                set_aside: sent.set_aside,
-                sha256: sent.of_all(),
+                sha256: sent.stream.sha256.clone(),
             };
             let comment = format!("COMMENT ON TABLE {qualified} IS {}", string(&made.to_comment()));
             tx.batch_execute(&comment).map_err(failed)?;
@@ -367,21 +317,8 @@ impl ExportToPostgres<'_> {
         Ok(sent)
     }
 
-    /// Makes the table of the rows that are set aside once more: another program has changed it since the earlier run.
-    fn send_all_aside(&self, conn: &Connection, server: &Server, client: &mut Client, schema: &Schema) -> Result<()> {
-        let what = format!("table {}", quarantine::NAME);
-        let failed = |error| server.error(&what, error, Outcome::RolledBack);
-        let mut tx = client.transaction().map_err(failed)?;
-        let name = format!("{}.{}", quoted(self.working_schema()), quarantine::NAME);
-        self.execute(server, &mut tx, &what, &format!("DROP TABLE IF EXISTS {name}"))?;
-        self.make_quarantine(server, &mut tx, schema)?;
-        for table in &schema.tables {
-            self.send_aside(conn, server, &mut tx, table)?;
-        }
-        tx.commit().map_err(failed)
-    }
-
-    /// Makes the rest, compares all tables, and moves them to their schema.
+    /// Makes the rest, compares all tables, and moves them to their schema. All is rolled back if one differs: returns its
+    /// position, and what differs.
     fn complete(
         &self,
         conn: &Connection,
@@ -390,30 +327,26 @@ impl ExportToPostgres<'_> {
         schema: &Schema,
         sent: &[Sent],
         report: &mut ExportReport,
-    ) -> Result<Completed> {
+    ) -> Result<Option<(usize, String)>> {
         let mut tx = client
             .transaction()
             .map_err(|error| server.error("BEGIN", error, Outcome::RolledBack))?;
         self.lock_tables(server, &mut tx, schema)?;
-        if !self.lock_aside(server, &mut tx, schema)? {
-            return Ok(Completed::AsideDiffers);
-        }
+        self.set_aside(conn, server, &mut tx, schema)?;
         self.enter(ExportStage::Index)?;
         self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
         let mut compared = 0;
         self.enter(ExportStage::Compare)?;
-        if !self.is_same_aside(conn, server, &mut tx, schema)? {
-            return Ok(Completed::AsideDiffers);
-        }
+        self.compare_aside(conn, server, &mut tx, schema)?;
         for (at, (table, sent)) in schema.tables.iter().zip(sent).enumerate() {
             match self.compare(conn, server, &mut tx, table, sent, &mut compared)? {
                 Compared::Same(sha256) => report.tables[at].sha256 = Some(sha256),
-                Compared::Differs(what) => return Ok(Completed::Differs(at, what)),
+                Compared::Differs(what) => return Ok(Some((at, what))),
             }
         }
         self.move_tables(server, &mut tx, schema)?;
         commit(server, tx)?;
-        Ok(Completed::Moved)
+        Ok(None)
     }
 
     /// Keeps others from writing to the tables until the end.
@@ -439,7 +372,7 @@ impl ExportToPostgres<'_> {
             statements.push(format!("COMMENT ON TABLE {qualified} IS NULL"));
             statements.push(format!("ALTER TABLE {qualified} SET SCHEMA {target}"));
         }
-        if schema.tables.iter().any(|table| self.sets_aside(table)) {
+        if self.sets_any_aside(schema) {
             statements.push(format!(
                 "ALTER TABLE {staging}.{} SET SCHEMA {target}",
                 quarantine::NAME

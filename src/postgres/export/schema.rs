@@ -371,12 +371,11 @@ impl Table {
         self.columns.iter().any(|column| column.generated.is_some())
     }
 
-    /// The statement that writes its rows. Those of a table that this transaction has made need no vacuum later: nothing
-    /// reads them before it commits.
-    pub(super) fn copy_in(&self, schema: &str, is_new: bool) -> String {
-        let freeze = if is_new { ", FREEZE" } else { "" };
+    /// The statement that writes its rows. The same transaction has made the table, so nothing reads them before it commits,
+    /// and they need no vacuum later.
+    pub(super) fn copy_in(&self, schema: &str) -> String {
         format!(
-            "COPY {} ({}) FROM STDIN (FORMAT binary{freeze})",
+            "COPY {} ({}) FROM STDIN (FORMAT binary, FREEZE)",
             self.qualified(schema),
             self.column_list(|column| column.generated.is_none())
         )
