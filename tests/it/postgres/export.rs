@@ -10,6 +10,7 @@ use larder::rusqlite::params;
 use larder::{Error, ExportStage, ExportToPostgres, OnMisfit, Options, Outcome, PgType, Store};
 use sha2::{Digest, Sha256};
 
+use super::tables;
 use crate::support::child::{Child, PATIENCE, Task, listen, tell};
 use crate::support::hear;
 use crate::support::postgres::{Postgres, chinook};
@@ -44,14 +45,6 @@ fn shop() -> Store {
     let store = Store::open_temp().unwrap();
     store.write(|tx| tx.execute_batch(SHOP)).unwrap();
     store
-}
-
-/// Tables of the user at the server.
-fn tables(server: &Postgres, database: &str) -> String {
-    server.run(
-        database,
-        "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace",
-    )
 }
 
 #[test]

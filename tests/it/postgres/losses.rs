@@ -1,24 +1,12 @@
 //! What could be lost without a word is found, refused or listed by name.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use larder::{Error, OnMisfit, Options, PgType, PostgresImportStage, Store};
 
+use super::{store_of, tables};
 use crate::support::postgres::Postgres;
-
-fn store(sql: &'static str) -> Store {
-    let store = Store::open_temp().unwrap();
-    store.write(move |tx| tx.execute_batch(sql)).unwrap();
-    store
-}
-
-/// Tables at the server.
-fn tables(server: &Postgres, database: &str) -> String {
-    server.run(
-        database,
-        "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace",
-    )
-}
 
 /// Has the server change the rows of each table that is made.
 const SPOIL: &str = "
@@ -70,7 +58,7 @@ fn rows_that_the_server_changes_are_found() {
         let database = format!("spoil{at}");
         let url = server.database(&database);
         server.run(&database, &SPOIL.replace("{body}", body));
-        let error = store(schema).export_to_postgres(&url).run().unwrap_err().to_string();
+        let error = store_of(schema).export_to_postgres(&url).run().unwrap_err().to_string();
         assert!(error.contains("table t") && error.contains(wanted), "{body}: {error}");
         assert_eq!(tables(&server, &database), "0", "{body}");
     }
@@ -134,7 +122,7 @@ fn rows_that_a_deferred_trigger_changes_are_found() {
                 FOR EACH ROW EXECUTE FUNCTION public.spoil(); END $$;
          CREATE EVENT TRIGGER spoil ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION on_table()",
     );
-    let store = store("CREATE TABLE t(id INTEGER, s TEXT); INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+    let store = store_of("CREATE TABLE t(id INTEGER, s TEXT); INSERT INTO t VALUES (1, 'a'), (2, 'b')");
     let error = store.export_to_postgres(&url).run().unwrap_err().to_string();
     assert!(
         error.contains("table t is not the same") && error.contains("other rows"),
@@ -233,6 +221,19 @@ fn rows_of_tables_that_inherit_are_found() {
     }
 }
 
+/// Makes an index of that name, and puts it in the place of the key's index of table `t`.
+fn swap_index(path: &Path, create: &str, name: &str) {
+    let conn = larder::rusqlite::Connection::open(path).unwrap();
+    conn.execute_batch(&format!(
+        "{create};
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = '{name}')
+             WHERE name = 'sqlite_autoindex_t_1';
+         DELETE FROM sqlite_schema WHERE name = '{name}'"
+    ))
+    .unwrap();
+}
+
 #[test]
 fn index_that_lost_a_row_of_its_table_is_found() {
     let Some(server) = Postgres::start() else { return };
@@ -245,17 +246,8 @@ fn index_that_lost_a_row_of_its_table_is_found() {
         })
         .unwrap();
     store.close().unwrap();
-    // The index of the key takes the place of an index with fewer rows.
-    let conn = larder::rusqlite::Connection::open(&path).unwrap();
-    conn.execute_batch(
-        "CREATE INDEX part ON t(s) WHERE n = 1;
-         PRAGMA writable_schema = ON;
-         UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'part')
-             WHERE name = 'sqlite_autoindex_t_1';
-         DELETE FROM sqlite_schema WHERE name = 'part'",
-    )
-    .unwrap();
-    drop(conn);
+    // It has fewer rows.
+    swap_index(&path, "CREATE INDEX part ON t(s) WHERE n = 1", "part");
     let store = Store::open(&path).unwrap();
     let error = store
         .export_to_postgres(&server.database("index"))
@@ -286,17 +278,8 @@ fn index_with_another_key_than_its_table_is_found() {
     let url = server.database("key");
     store.export_to_postgres(&url).schema("sound").run().unwrap();
     store.close().unwrap();
-    // The index of the key takes the place of an index of the other table.
-    let conn = larder::rusqlite::Connection::open(&path).unwrap();
-    conn.execute_batch(
-        "CREATE INDEX other ON u(s);
-         PRAGMA writable_schema = ON;
-         UPDATE sqlite_schema SET rootpage = (SELECT rootpage FROM sqlite_schema WHERE name = 'other')
-             WHERE name = 'sqlite_autoindex_t_1';
-         DELETE FROM sqlite_schema WHERE name = 'other'",
-    )
-    .unwrap();
-    drop(conn);
+    // It is one of the other table.
+    swap_index(&path, "CREATE INDEX other ON u(s)", "other");
     let store = Store::open(&path).unwrap();
     let error = store.export_to_postgres(&url).run().unwrap_err().to_string();
     assert!(
@@ -320,7 +303,7 @@ fn text_policy_turns_no_value_into_null() {
             "t.x: 1 values do not fit text: text with U+0000",
         ),
     ] {
-        let export = || store(sql);
+        let export = || store_of(sql);
         let store = export();
         let plan = store
             .export_to_postgres(&url)
@@ -342,7 +325,7 @@ fn text_policy_turns_no_value_into_null() {
 fn quarantined_rows_can_be_put_back() {
     let Some(server) = Postgres::start() else { return };
     let url = server.database("aside");
-    let store = store(
+    let store = store_of(
         "CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER, s TEXT);
          INSERT INTO t VALUES (1, 1, 'one'), (2, 'two', 'it''s'), (3, 3, 'a' || char(0) || 'b'), (4, 1.5, NULL);
          CREATE TABLE u(k TEXT PRIMARY KEY); INSERT INTO u VALUES ('a'), (NULL)",
@@ -387,7 +370,7 @@ fn quarantined_rows_can_be_put_back() {
 fn tables_and_keys_that_sqlite_names_otherwise_are_exported() {
     let Some(server) = Postgres::start() else { return };
     let url = server.database("names");
-    let store = store(
+    let store = store_of(
         // SQLite refuses to write to it once it has the name of a shadow table.
         "CREATE TABLE docs_content(id INTEGER PRIMARY KEY, body TEXT);
          INSERT INTO docs_content VALUES (1, 'mine');
@@ -436,7 +419,7 @@ fn collation_of_a_key_that_the_server_does_not_have_is_listed() {
 fn what_pragmas_do_not_say_is_exported_or_listed() {
     let Some(server) = Postgres::start() else { return };
     let url = server.database("text");
-    let store = store(
+    let store = store_of(
         "CREATE TABLE p(id INTEGER PRIMARY KEY, Code TEXT UNIQUE COLLATE NOCASE);
          CREATE TABLE t( -- don't read CHECK (id > 100) here
             id INTEGER PRIMARY KEY,
@@ -505,7 +488,7 @@ fn what_pragmas_do_not_say_is_exported_or_listed() {
 fn types_are_inferred_only_if_every_value_fits() {
     let Some(server) = Postgres::start() else { return };
     let url = server.database("types");
-    let store = store(
+    let store = store_of(
         "CREATE TABLE t(id INTEGER PRIMARY KEY, done INTEGER CHECK (done IN (0, 1)), j TEXT CHECK (json_valid(j)), u TEXT,
             at TEXT, day TEXT, almost TEXT, empty TEXT, free INTEGER);
          CREATE INDEX undone ON t(id) WHERE done = 0;
@@ -620,7 +603,7 @@ fn cancelled_import_leaves_nothing() {
 #[test]
 fn table_before_one_with_a_refused_generated_column_is_exported() {
     let Some(server) = Postgres::start() else { return };
-    let store = store(
+    let store = store_of(
         "CREATE TABLE a(id INTEGER PRIMARY KEY); CREATE TABLE b(n INTEGER, t TEXT AS (lower(n)));
          INSERT INTO a VALUES (1), (2); INSERT INTO b(n) VALUES (3)",
     );
@@ -640,7 +623,7 @@ fn table_before_one_with_a_refused_generated_column_is_exported() {
 #[test]
 fn times_in_keys_stay_text_if_types_are_inferred() {
     let Some(server) = Postgres::start() else { return };
-    let store = store(
+    let store = store_of(
         "CREATE TABLE a(at TEXT PRIMARY KEY); CREATE TABLE b(at TEXT, free TEXT); CREATE UNIQUE INDEX once ON b(at);
          CREATE TABLE c(at TEXT REFERENCES a(at));
          INSERT INTO a VALUES ('2024-01-01T10:00:00Z'), ('2024-01-01T11:00:00+01:00');
@@ -663,7 +646,7 @@ fn times_in_keys_stay_text_if_types_are_inferred() {
 #[test]
 fn key_of_uuids_in_both_forms_is_compared_without_an_order() {
     let Some(server) = Postgres::start() else { return };
-    let store = store(
+    let store = store_of(
         "CREATE TABLE t(id PRIMARY KEY, n INTEGER) WITHOUT ROWID;
          INSERT INTO t VALUES (x'00112233445566778899aabbccddeeff', 1), ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 2),
             (x'ff112233445566778899aabbccddeeff', 3), ('00eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 4)",

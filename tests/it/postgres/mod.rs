@@ -14,3 +14,22 @@ mod round_trip;
 pub(crate) mod tls;
 mod values;
 mod views;
+
+use larder::Store;
+
+use crate::support::postgres::Postgres;
+
+/// A store with these tables and rows.
+fn store_of(sql: &'static str) -> Store {
+    let store = Store::open_temp().unwrap();
+    store.write(move |tx| tx.execute_batch(sql)).unwrap();
+    store
+}
+
+/// The number of tables, indexes and sequences in the schema `public` of the server.
+fn tables(server: &Postgres, database: &str) -> String {
+    server.run(
+        database,
+        "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace",
+    )
+}

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use larder::{ExportStage, Options, Store};
 use tracing::Level;
 
+use super::store_of;
 use crate::support::log;
 use crate::support::postgres::Postgres;
 
@@ -13,12 +14,6 @@ const NOWHERE: &str = "host=nowhere.invalid user=ada dbname=app";
 
 /// What no event, no figure and no error may have in it.
 const SECRET: &str = "canary-pg-77c1";
-
-fn store_of(sql: &'static str) -> Store {
-    let store = Store::open_temp().unwrap();
-    store.write(move |tx| tx.execute_batch(sql)).unwrap();
-    store
-}
 
 #[test]
 fn statements_of_the_service_are_in_its_plan() {

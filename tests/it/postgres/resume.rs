@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{self, ChildStdin, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -464,6 +464,20 @@ fn rows_set_aside_that_a_trigger_changes_are_found() {
     }
 }
 
+/// Another program, which has run `sql` at the server. Its session ends with the pipe.
+fn other_program(server: &Postgres, url: &str, sql: &str) -> (process::Child, ChildStdin) {
+    let mut other = server.client("psql");
+    other.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", url]);
+    let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut commands = other.stdin.take().unwrap();
+    writeln!(commands, "{sql}; SELECT 'done';").unwrap();
+    let mut answer = String::new();
+    let mut answers = BufReader::new(other.stdout.take().unwrap());
+    answers.read_line(&mut answer).unwrap();
+    assert_eq!(answer.trim(), "done", "{sql}");
+    (other, commands)
+}
+
 #[test]
 fn waits_for_a_lock_of_the_server_are_cancelled() {
     let Some(server) = Postgres::start() else { return };
@@ -490,16 +504,7 @@ fn waits_for_a_lock_of_the_server_are_cancelled() {
     ] {
         let url = server.database(database);
         server.run(database, &made);
-        let mut other = server.client("psql");
-        other.args(["-X", "-A", "-t", "-q", "-d", &url]);
-        let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut commands = other.stdin.take().unwrap();
-        writeln!(commands, "BEGIN; {lock}; SELECT 'locked';").unwrap();
-        let mut answer = String::new();
-        let mut answers = BufReader::new(other.stdout.take().unwrap());
-        answers.read_line(&mut answer).unwrap();
-        assert_eq!(answer.trim(), "locked");
-
+        let (mut other, commands) = other_program(&server, &url, &format!("BEGIN; {lock}"));
         let observed = Arc::clone(&server);
         let export = store.export_to_postgres(&url).schema("app").resumable(resumes);
         let export = export.on_misfit(OnMisfit::Quarantine).progress(move |_| {
@@ -526,17 +531,8 @@ fn export_waits_for_the_lock_of_another_one() {
     let url = server.database("locked");
     let digest = Sha256::digest("larder_export_app");
     let key = i64::from_be_bytes(*digest.first_chunk().unwrap());
-    let mut other = server.client("psql");
-    other.args(["-X", "-A", "-t", "-q", "-d", &url]);
-    let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut commands = other.stdin.take().unwrap();
-    writeln!(commands, "SELECT pg_try_advisory_lock({key});").unwrap();
-    let mut answer = String::new();
-    BufReader::new(other.stdout.take().unwrap())
-        .read_line(&mut answer)
-        .unwrap();
-    assert_eq!(answer.trim(), "t");
-
+    let lock = format!("DO $$ BEGIN PERFORM pg_advisory_lock({key}); END $$");
+    let (mut other, commands) = other_program(&server, &url, &lock);
     let has_begun = Arc::new(AtomicBool::new(false));
     let (observed, begun) = (Arc::clone(&server), Arc::clone(&has_begun));
     let export_of = export(&store, &url).progress(move |progress| {

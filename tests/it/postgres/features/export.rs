@@ -7,8 +7,7 @@ use std::process::Command;
 use larder::Store;
 use larder::rusqlite::Connection;
 
-use super::{Verdict, check, line_of, prints};
-use crate::support::child::skipped;
+use super::{Verdict, check, line_of, runs};
 use crate::support::postgres::Postgres;
 
 struct Feature {
@@ -436,10 +435,7 @@ fn features() -> Vec<Feature> {
 fn nothing_of_a_store_is_lost_without_a_word() {
     let Some(server) = Postgres::start() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let has_pgloader = prints() && Command::new("pgloader").arg("--version").output().is_ok();
-    if prints() && !has_pgloader {
-        skipped("there is no pgloader here");
-    }
+    let has_pgloader = runs("pgloader");
     server.database("features");
     let mut rows = Vec::new();
     for (at, feature) in features().iter().enumerate() {

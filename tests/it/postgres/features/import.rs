@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use larder::Store;
 use larder::rusqlite::Connection;
 
-use super::{Verdict, check, line_of, prints};
+use super::{Verdict, check, line_of, runs};
 use crate::support::child::skipped;
 use crate::support::postgres::Postgres;
 
@@ -419,10 +419,7 @@ fn features() -> Vec<Feature> {
 fn nothing_of_a_server_is_lost_without_a_word() {
     let Some(server) = Postgres::start() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let has_sqlite = prints() && Command::new("sqlite3").arg("--version").output().is_ok();
-    if prints() && !has_sqlite {
-        skipped("there is no sqlite3 here");
-    }
+    let has_sqlite = runs("sqlite3");
     let version: u32 = server.run("postgres", "SHOW server_version_num").parse().unwrap();
     let (mut all, mut missing) = (Vec::new(), 0);
     for (at, feature) in features().iter().enumerate() {

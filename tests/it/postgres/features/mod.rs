@@ -1,6 +1,7 @@
 //! What arrives, feature by feature: the tables of `docs/guide/postgres.md`, by real runs.
 //!
-//! Each feature has a database of its own, so that one does not hide another. Nothing may be lost without a word by larder.
+//! Each feature has a schema or a database of its own, so that one does not hide another. Nothing may be lost without a word by
+//! larder.
 //! This prints the tables with the columns of the other programs:
 //!
 //! ```sh
@@ -13,6 +14,9 @@ mod import;
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+
+use crate::support::child::skipped;
 
 /// How a feature arrives.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,9 +72,18 @@ fn without_numbers_of_indexes(text: &str) -> String {
     made
 }
 
-/// Whether the other programs run too.
+/// Whether the tables are printed, with the columns of the other programs.
 fn prints() -> bool {
     std::env::var_os("LARDER_FEATURES").is_some()
+}
+
+/// Whether another program runs too: asked for, and it is here.
+fn runs(program: &str) -> bool {
+    let runs = prints() && Command::new(program).arg("--version").output().is_ok();
+    if prints() && !runs {
+        skipped(&format!("there is no {program} here"));
+    }
+    runs
 }
 
 /// The last line of a report that has this text.
