@@ -182,8 +182,31 @@ impl ExportToPostgres<'_> {
         copied: &mut u64,
     ) -> Result<Sent> {
         self.report(ExportStage::Copy, *copied)?;
-        let what = &format!("the rows of table {}", table.name);
-        let writer = tx.copy_in(&table.copy_in(self.working_schema()));
+        let what = format!("the rows of table {}", table.name);
+        let copy = table.copy_in(self.working_schema());
+        let (read, stream) = self.sending(server, tx, &what, &copy, |filler| {
+            let mut read = RowsRead::new(table);
+            each(conn, &table.select(true), |row| {
+                read.row(self, server, table, row, &mut filler.block)?;
+                filler.end_row()?;
+                self.step(ExportStage::Copy, copied)
+            })?;
+            Ok(read)
+        })?;
+        read.check(server, table)?;
+        Ok(read.sent(stream))
+    }
+
+    /// Has a thread send the rows that `rows` appends to the blocks of a [`Filler`].
+    pub(super) fn sending<T>(
+        &self,
+        server: &Server,
+        tx: &mut Transaction<'_>,
+        what: &str,
+        copy: &str,
+        rows: impl FnOnce(&mut Filler<'_>) -> Result<T>,
+    ) -> Result<(T, Stream)> {
+        let writer = tx.copy_in(copy);
         let writer = writer.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
         let (full, to_send) = channel();
         let (emptied, empty) = channel();
@@ -195,63 +218,22 @@ impl ExportToPostgres<'_> {
             let sender = self.start(scope, "larder-send", move || {
                 send(writer, to_send, emptied).map_err(|error| server.broken(what, error))
             })?;
-            let block = Vec::new();
-            let read = self.fill(conn, server, table, copied, Filler { full, empty, block });
-            let sent = joined(sender);
-            match read {
+            let mut filler = Filler {
+                export: self,
+                full,
+                empty,
+                block: Vec::new(),
+                is_over: false,
+            };
+            let filled = filler.fill(rows);
+            let is_over = filler.is_over;
+            drop(filler);
+            match joined(sender) {
                 // The thread that sends says why.
-                Ok(None) => Err(sent.err().unwrap_or(Error::Cancelled { work: OPERATION })),
-                Ok(Some(read)) => {
-                    read.check(server, table)?;
-                    sent.map(|stream| read.sent(stream))
-                }
-                Err(error) => Err(error),
+                Err(error) if is_over => Err(error),
+                sent => filled.and_then(|filled| Ok((filled, sent?))),
             }
         })
-    }
-
-    /// Reads the rows and hands them on. `None` if nothing sends them any more.
-    fn fill(
-        &self,
-        conn: &Connection,
-        server: &Server,
-        table: &Table,
-        copied: &mut u64,
-        mut filler: Filler,
-    ) -> Result<Option<RowsRead>> {
-        let mut read = RowsRead::new(table);
-        let mut is_over = !self.next_block(&mut filler)?;
-        filler.block.extend_from_slice(COPY_HEAD);
-        each(conn, &table.select(true), |row| {
-            read.row(self, server, table, row, &mut filler.block)?;
-            if filler.block.len() >= BLOCK {
-                is_over |= !filler.hand_on() || !self.next_block(&mut filler)?;
-            }
-            if is_over {
-                return Err(Error::Cancelled { work: OPERATION });
-            }
-            self.step(ExportStage::Copy, copied)
-        })
-        .or_else(|error| if is_over { Ok(()) } else { Err(error) })?;
-        filler.block.extend_from_slice(&COPY_END);
-        if is_over || !filler.hand_on() || filler.full.send(Block::End).is_err() {
-            return Ok(None);
-        }
-        Ok(Some(read))
-    }
-
-    /// Waits for an empty block. False if nothing sends blocks any more.
-    fn next_block(&self, filler: &mut Filler) -> Result<bool> {
-        loop {
-            match filler.empty.recv_timeout(CALLBACK_INTERVAL) {
-                Ok(block) => {
-                    filler.block = block;
-                    return Ok(true);
-                }
-                Err(RecvTimeoutError::Timeout) => self.poll()?,
-                Err(RecvTimeoutError::Disconnected) => return Ok(false),
-            }
-        }
     }
 
     /// Whether a row goes to the quarantine.
@@ -279,16 +261,73 @@ impl ExportToPostgres<'_> {
 }
 
 /// The end of both channels of the thread that reads.
-struct Filler {
+pub(super) struct Filler<'a> {
+    export: &'a ExportToPostgres<'a>,
     full: Sender<Block>,
     empty: Receiver<Vec<u8>>,
-    block: Vec<u8>,
+    pub(super) block: Vec<u8>,
+    /// Whether nothing sends blocks any more. All that needs one is an error then.
+    is_over: bool,
 }
 
-impl Filler {
-    /// Returns whether something sends it.
-    fn hand_on(&mut self) -> bool {
-        self.full.send(Block::Rows(std::mem::take(&mut self.block))).is_ok()
+impl Filler<'_> {
+    /// Hands on a whole COPY, with these rows.
+    fn fill<T>(&mut self, rows: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.next_block()?;
+        self.block.extend_from_slice(COPY_HEAD);
+        let read = rows(self)?;
+        self.block.extend_from_slice(&COPY_END);
+        self.hand_on()?;
+        self.send(Block::End)?;
+        Ok(read)
+    }
+
+    /// Hands the block on if it is full. Call it after each row.
+    pub(super) fn end_row(&mut self) -> Result<()> {
+        if self.block.len() < BLOCK {
+            return Ok(());
+        }
+        self.hand_on()?;
+        self.next_block()
+    }
+
+    fn hand_on(&mut self) -> Result<()> {
+        let rows = std::mem::take(&mut self.block);
+        self.send(Block::Rows(rows))
+    }
+
+    fn send(&mut self, block: Block) -> Result<()> {
+        match self.full.send(block) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.over()),
+        }
+    }
+
+    /// Waits for an empty block.
+    fn next_block(&mut self) -> Result<()> {
+        match self.received()? {
+            Some(block) => {
+                self.block = block;
+                Ok(())
+            }
+            None => Err(self.over()),
+        }
+    }
+
+    /// Waits for an empty block, and calls the progress callback meanwhile. `None` once the thread that sends has ended.
+    fn received(&self) -> Result<Option<Vec<u8>>> {
+        loop {
+            match self.empty.recv_timeout(CALLBACK_INTERVAL) {
+                Ok(block) => return Ok(Some(block)),
+                Err(RecvTimeoutError::Timeout) => self.export.poll()?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            }
+        }
+    }
+
+    fn over(&mut self) -> Error {
+        self.is_over = true;
+        Error::Cancelled { work: OPERATION }
     }
 }
 

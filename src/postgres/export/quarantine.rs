@@ -1,18 +1,15 @@
 //! Rows that are set aside: they are not in their table at the server, but in one of their own.
 
-use std::io::Write as _;
-
 use postgres::Transaction;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 use super::compare::Unordered;
-use super::copy::{COPY_END, COPY_HEAD};
 use super::scan::{TableRow, each};
 use super::schema::{Column, Schema, Table};
 use super::{ExportToPostgres, OnMisfit};
 use crate::connection::sql_text::{quoted, string};
-use crate::error::{Outcome, Result};
+use crate::error::Result;
 use crate::postgres::canonical::Value;
 use crate::postgres::types::{PgType, append_field};
 use crate::postgres::url::Server;
@@ -46,13 +43,14 @@ impl ExportToPostgres<'_> {
         }
         let what = format!("table {NAME}");
         self.execute(server, tx, &what, &create(self.working_schema()))?;
-        let failed = |error| server.error(&what, error, Outcome::RolledBack);
-        let broken = |error| server.broken(&format!("the rows of table {NAME}"), error);
-        let mut writer = tx.copy_in(&table().copy_in(self.working_schema())).map_err(failed)?;
-        writer.write_all(COPY_HEAD).map_err(broken)?;
-        self.each_aside(conn, schema, |row| writer.write_all(row).map_err(broken))?;
-        writer.write_all(&COPY_END).map_err(broken)?;
-        writer.finish().map_err(failed)?;
+        let what = format!("the rows of table {NAME}");
+        let copy = table().copy_in(self.working_schema());
+        self.sending(server, tx, &what, &copy, |filler| {
+            self.each_aside(conn, schema, |row| {
+                filler.block.extend_from_slice(row);
+                filler.end_row()
+            })
+        })?;
         Ok(())
     }
 
