@@ -10,7 +10,8 @@
 //!
 //! Neither waits while it holds a lock. The first one waits for an empty block, and calls the progress callback meanwhile;
 //! the second one for a full block, or for the server. Whichever fails drops its end of both channels, which ends the wait of
-//! the other. A COPY without [`Block::End`] is aborted.
+//! the other. A COPY without [`Block::End`] is aborted. The first thread asks the server to end it: a COPY that waits for a lock
+//! would keep the second thread or the rollback.
 
 use std::io::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -206,6 +207,7 @@ impl ExportToPostgres<'_> {
         copy: &str,
         rows: impl FnOnce(&mut Filler<'_>) -> Result<T>,
     ) -> Result<(T, Stream)> {
+        let token = tx.cancel_token();
         let writer = tx.copy_in(copy);
         let writer = writer.map_err(|error| server.error(what, error, Outcome::RolledBack))?;
         let (full, to_send) = channel();
@@ -227,6 +229,9 @@ impl ExportToPostgres<'_> {
             };
             let filled = filler.fill(rows);
             let is_over = filler.is_over;
+            if filled.is_err() && !is_over {
+                server.cancel(&token);
+            }
             drop(filler);
             match joined(sender) {
                 // The thread that sends says why.
@@ -271,7 +276,7 @@ pub(super) struct Filler<'a> {
 }
 
 impl Filler<'_> {
-    /// Hands on a whole COPY, with these rows.
+    /// Hands on a whole COPY, with these rows, and waits until the server has it.
     fn fill<T>(&mut self, rows: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.next_block()?;
         self.block.extend_from_slice(COPY_HEAD);
@@ -279,6 +284,7 @@ impl Filler<'_> {
         self.block.extend_from_slice(&COPY_END);
         self.hand_on()?;
         self.send(Block::End)?;
+        while self.received()?.is_some() {}
         Ok(read)
     }
 
