@@ -580,14 +580,10 @@ impl<'s> ExportToPostgres<'s> {
         }
         let set = "SELECT setval(pg_get_serial_sequence($1, $2), $3)";
         let column = &table.columns[table.key[0]].target;
-        let done = tx.execute(set, &[&table.qualified(self.working_schema()), column, &last]);
-        done.map_err(|error| {
-            server.error(
-                &format!("the sequence of table {}", table.name),
-                error,
-                Outcome::RolledBack,
-            )
-        })?;
+        let name = table.qualified(self.working_schema());
+        let done = self.at_server(server, tx, |tx| tx.execute(set, &[&name, column, &last]))?;
+        let what = format!("the sequence of table {}", table.name);
+        done.map_err(|error| server.error(&what, error, Outcome::RolledBack))?;
         Ok(())
     }
 
