@@ -460,6 +460,7 @@ impl<'s> ExportToPostgres<'s> {
         for table in &mut schema.tables {
             self.create(server, &mut tx, table, self.working_schema(), &mut report.notes)?;
         }
+        self.make_quarantine(server, &mut tx, schema)?;
         let (mut copied, mut sent) = (0, Vec::new());
         self.enter(ExportStage::Copy)?;
         for (table, exported) in schema.tables.iter().zip(&mut report.tables) {

@@ -28,9 +28,17 @@ impl ExportToPostgres<'_> {
         schema.tables.iter().any(|table| self.sets_aside(table))
     }
 
-    /// Makes the table of the rows that are set aside, if there are any, and sends them: as SQL that puts them into their own
-    /// table once their values are mended. They are read once more, so that none is kept in memory. This is in the transaction
-    /// that ends the export, so no other program sees the table before.
+    /// Makes the table of the rows that are set aside, if there are any. This is in the transaction that ends the export, so no
+    /// other program sees the table before.
+    pub(super) fn make_quarantine(&self, server: &Server, tx: &mut Transaction<'_>, schema: &Schema) -> Result<()> {
+        if !self.sets_any_aside(schema) {
+            return Ok(());
+        }
+        self.execute(server, tx, &format!("table {NAME}"), &create(self.working_schema()))
+    }
+
+    /// Sends the rows that are set aside: as SQL that puts them into their own table once their values are mended. They are read
+    /// once more, so that none is kept in memory.
     pub(super) fn set_aside(
         &self,
         conn: &Connection,
@@ -41,8 +49,6 @@ impl ExportToPostgres<'_> {
         if !self.sets_any_aside(schema) {
             return Ok(());
         }
-        let what = format!("table {NAME}");
-        self.execute(server, tx, &what, &create(self.working_schema()))?;
         let what = format!("the rows of table {NAME}");
         let copy = table().copy_in(self.working_schema());
         self.sending(server, tx, &what, &copy, |filler| {

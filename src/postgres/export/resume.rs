@@ -332,6 +332,7 @@ impl ExportToPostgres<'_> {
             .transaction()
             .map_err(|error| server.error("BEGIN", error, Outcome::RolledBack))?;
         self.lock_tables(server, &mut tx, schema)?;
+        self.make_quarantine(server, &mut tx, schema)?;
         self.set_aside(conn, server, &mut tx, schema)?;
         self.enter(ExportStage::Index)?;
         self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
