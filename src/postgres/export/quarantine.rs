@@ -34,7 +34,14 @@ impl ExportToPostgres<'_> {
         if !self.sets_any_aside(schema) {
             return Ok(());
         }
-        self.execute(server, tx, &format!("table {NAME}"), &create(self.working_schema()))
+        // It was not there when the export began.
+        let what = match &self.staging {
+            Some(staging) => {
+                format!("table {NAME} (the next export drops a table of that name in the schema {staging})")
+            }
+            None => format!("table {NAME}"),
+        };
+        self.execute(server, tx, &what, &create(self.working_schema()))
     }
 
     /// Sends the rows that are set aside: as SQL that puts them into their own table once their values are mended. They are read
