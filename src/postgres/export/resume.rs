@@ -47,7 +47,7 @@ struct Made {
 }
 
 impl Made {
-    const PREFIX: &str = "larder export 1: ";
+    const PREFIX: &str = "larder export 2: ";
 
     fn to_comment(&self) -> String {
         format!("{}{} {}", Self::PREFIX, self.create, self.sha256)
