@@ -117,7 +117,8 @@ pub struct ExportProgress {
     /// The current stage.
     pub stage: ExportStage,
     /// Number of rows in this stage so far, in all tables. The scan reads the rows of a table again where [`OnMisfit::Text`]
-    /// changes one of its types, or the values of a column without a clear type have done so on the way.
+    /// changes one of its types, or the values of a column without a clear type have done so on the way. The copy and the
+    /// comparison read those of a table again if some of them are set aside.
     pub rows: u64,
     /// Time since the export began.
     pub elapsed: Duration,
@@ -476,7 +477,7 @@ impl<'s> ExportToPostgres<'s> {
         self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
         let mut compared = 0;
         self.enter(ExportStage::Compare)?;
-        self.compare_aside(conn, server, &mut tx, schema)?;
+        self.compare_aside(conn, server, &mut tx, schema, &mut compared)?;
         for ((table, exported), sent) in schema.tables.iter().zip(&mut report.tables).zip(&sent) {
             match self.compare(conn, server, &mut tx, table, sent, &mut compared)? {
                 Compared::Same(sha256) => exported.sha256 = Some(sha256),

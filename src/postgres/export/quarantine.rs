@@ -7,7 +7,7 @@ use rusqlite::types::ValueRef;
 use super::compare::Unordered;
 use super::scan::{TableRow, each};
 use super::schema::{Column, Schema, Table};
-use super::{ExportToPostgres, OnMisfit};
+use super::{ExportStage, ExportToPostgres, OnMisfit};
 use crate::connection::sql_text::{quoted, string};
 use crate::error::Result;
 use crate::postgres::canonical::Value;
@@ -58,8 +58,11 @@ impl ExportToPostgres<'_> {
         }
         let what = format!("the rows of table {NAME}");
         let copy = table().copy_in(self.working_schema());
+        // On from the rows that were sent.
+        let mut rows = self.reporter.stage().rows;
+        self.report(ExportStage::Copy, rows)?;
         self.sending(server, tx, &what, &copy, |filler| {
-            self.each_aside(conn, schema, |row| {
+            self.each_aside(conn, schema, ExportStage::Copy, &mut rows, |row| {
                 filler.block.extend_from_slice(row);
                 filler.end_row()
             })
@@ -74,12 +77,13 @@ impl ExportToPostgres<'_> {
         server: &Server,
         tx: &mut Transaction<'_>,
         schema: &Schema,
+        compared: &mut u64,
     ) -> Result<()> {
         if !self.sets_any_aside(schema) {
             return Ok(());
         }
         let mut here = Unordered::default();
-        self.each_aside(conn, schema, |row| {
+        self.each_aside(conn, schema, ExportStage::Compare, compared, |row| {
             here.add(row);
             Ok(())
         })?;
@@ -91,7 +95,14 @@ impl ExportToPostgres<'_> {
     }
 
     /// Calls `f` with the rows that are set aside, as rows of a binary COPY.
-    fn each_aside(&self, conn: &Connection, schema: &Schema, mut f: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    fn each_aside(
+        &self,
+        conn: &Connection,
+        schema: &Schema,
+        stage: ExportStage,
+        rows: &mut u64,
+        mut f: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut bytes = Vec::new();
         for table in schema.tables.iter().filter(|table| self.sets_aside(table)) {
             each(conn, &table.select(false), |row| {
@@ -100,7 +111,7 @@ impl ExportToPostgres<'_> {
                     append_aside(table, row, &mut bytes)?;
                     f(&bytes)?;
                 }
-                self.poll()
+                self.step(stage, rows)
             })?;
         }
         Ok(())

@@ -338,7 +338,7 @@ impl ExportToPostgres<'_> {
         self.finish(conn, server, &mut tx, schema, &mut report.notes)?;
         let mut compared = 0;
         self.enter(ExportStage::Compare)?;
-        self.compare_aside(conn, server, &mut tx, schema)?;
+        self.compare_aside(conn, server, &mut tx, schema, &mut compared)?;
         for (at, (table, sent)) in schema.tables.iter().zip(sent).enumerate() {
             match self.compare(conn, server, &mut tx, table, sent, &mut compared)? {
                 Compared::Same(sha256) => report.tables[at].sha256 = Some(sha256),
