@@ -449,16 +449,26 @@ pub(crate) fn child(task: &Task) {
 #[test]
 fn cancellation_ends_the_comparison_and_leaves_the_target_as_it_was() {
     let Some(server) = Postgres::start() else { return };
-    for (database, columns, count) in [
+    // It is a multiple of 256, the steps of the progress.
+    let count = 512_000;
+    for (database, columns, count, from) in [
         // Its bytes alone are read, which is faster.
-        ("cancelled", "i INTEGER PRIMARY KEY, s TEXT", 2_000_000),
+        ("cancelled", "i INTEGER PRIMARY KEY, s TEXT", 4 * count, 1),
         // Those of which both sides are read.
         (
             "cancelled_order",
             "i INTEGER PRIMARY KEY, s TEXT, g INTEGER AS (i + 1)",
-            500_000,
+            count,
+            1,
         ),
-        ("cancelled_sum", "i INTEGER, s TEXT, g INTEGER AS (i + 1)", 500_000),
+        // Those that are read one after the other: the store, and the server.
+        ("cancelled_sum", "i INTEGER, s TEXT, g INTEGER AS (i + 1)", count, 1),
+        (
+            "cancelled_sum_there",
+            "i INTEGER, s TEXT, g INTEGER AS (i + 1)",
+            count,
+            count,
+        ),
     ] {
         let store = Store::open_temp().unwrap();
         // Reading them takes longer than the callback is apart.
@@ -469,8 +479,8 @@ fn cancellation_ends_the_comparison_and_leaves_the_target_as_it_was() {
         );
         store.write(move |tx| tx.execute_batch(&rows)).unwrap();
         let export = store.export_to_postgres(&server.database(database));
-        let export = export.progress(|progress| match progress.stage {
-            ExportStage::Compare if progress.rows > 0 => ControlFlow::Break(()),
+        let export = export.progress(move |progress| match progress.stage {
+            ExportStage::Compare if progress.rows >= from => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         });
         let error = export.run().unwrap_err();

@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{self, ChildStdin, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use larder::{Error, ExportReport, ExportStage, ExportToPostgres, OnMisfit, Outcome, Store};
 use sha2::{Digest, Sha256};
 
 use super::export::interrupted;
+use super::store_of;
 use crate::support::child::{Child, Task, listen, tell};
 use crate::support::postgres::Postgres;
 
@@ -394,19 +395,78 @@ fn table_of_another_program_in_the_place_of_rows_set_aside_is_not_used() {
 }
 
 #[test]
-fn rows_set_aside_are_seen_by_no_other_program_until_they_are_moved() {
+fn rows_set_aside_are_there_once_though_the_last_transaction_is_repeated() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("app.db"));
+    let set = "UPDATE a SET s = x'00' WHERE id IN (3, 4); DELETE FROM c WHERE a IN (3, 4);
+        UPDATE c SET s = x'00' WHERE id = 9";
+    store.write(move |tx| tx.execute_batch(set)).unwrap();
+    let url = server.database("repeated");
+    let run = |flow: ControlFlow<()>| {
+        let comparisons = Arc::new(AtomicUsize::new(0));
+        let (counted, mut before) = (Arc::clone(&comparisons), ExportStage::Scan);
+        let export = export(&store, &url).on_misfit(OnMisfit::Quarantine);
+        let export = export.progress(move |progress| {
+            let is_next = before != progress.stage;
+            before = progress.stage;
+            if progress.stage != ExportStage::Compare {
+                return ControlFlow::Continue(());
+            }
+            counted.fetch_add(usize::from(is_next), Ordering::Relaxed);
+            flow
+        });
+        (export.run(), comparisons.load(Ordering::Relaxed))
+    };
+    // They are sent, and not yet compared.
+    let (broken, comparisons) = run(ControlFlow::Break(()));
+    assert!(matches!(broken, Err(Error::Cancelled { .. })), "{broken:?}");
+    assert_eq!(comparisons, 1);
+    assert_eq!(tables(&server, "repeated", "app"), "");
+    assert_eq!(tables(&server, "repeated", "larder_export_app"), "a b c");
+
+    server.run("repeated", "UPDATE larder_export_app.b SET s = 'other' WHERE n = 7");
+    let (report, comparisons) = run(ControlFlow::Continue(()));
+    let report = report.unwrap();
+    assert_eq!(comparisons, 2);
+    assert_eq!(resumed(&report), [true, false, true]);
+    let aside: Vec<u64> = report.tables.iter().map(|table| table.quarantined).collect();
+    assert_eq!(aside, [2, 0, 1]);
+    assert_eq!(tables(&server, "repeated", "app"), "a b c larder_quarantine");
+    let rows = "SELECT string_agg(table_name || row_id, ' ' ORDER BY table_name, row_id) FROM app.larder_quarantine";
+    assert_eq!(server.run("repeated", rows), "a3 a4 c9");
+    let counts = "SELECT (SELECT count(*) FROM app.a), (SELECT count(*) FROM app.b), (SELECT count(*) FROM app.c)";
+    assert_eq!(
+        server.run("repeated", counts),
+        format!("{}|{ROWS}|{}", ROWS - 2, ROWS - 3)
+    );
+    assert_eq!(server.run("repeated", "SELECT s FROM app.b WHERE n = 7"), "row 7");
+}
+
+#[test]
+fn table_of_rows_set_aside_is_seen_by_no_other_program_and_has_its_name() {
     let Some(server) = Postgres::start() else { return };
     let server = Arc::new(server);
-    let store = Store::open_temp().unwrap();
-    let table = "CREATE TABLE a(id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO a VALUES (1, 1), (2, 'x')";
-    store.write(move |tx| tx.execute_batch(table)).unwrap();
-    let url = server.database("moved");
-    let (observed, has_tried) = (Arc::clone(&server), Arc::new(AtomicBool::new(false)));
-    let tried = Arc::clone(&has_tried);
-    let export = export(&store, &url).on_misfit(OnMisfit::Quarantine);
-    let export = export.progress(move |progress| {
-        if matches!(progress.stage, ExportStage::Index | ExportStage::Compare) {
-            let table = "larder_export_app.larder_quarantine";
+    let store = store_of("CREATE TABLE a(id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO a VALUES (1, 1), (2, 'x')");
+    for (database, resumable, table) in [
+        ("moved", true, "larder_export_app.larder_quarantine"),
+        ("at_once", false, "app.larder_quarantine"),
+    ] {
+        let url = server.database(database);
+        server.run(database, "CREATE SCHEMA app");
+        let (observed, has_tried) = (Arc::clone(&server), Arc::new(AtomicBool::new(false)));
+        let tried = Arc::clone(&has_tried);
+        let export = export(&store, &url).resumable(resumable);
+        let export = export.on_misfit(OnMisfit::Quarantine).progress(move |progress| {
+            let is_made = match progress.stage {
+                ExportStage::Scan => false,
+                // A resumable export makes it in its last transaction.
+                ExportStage::Copy => !resumable,
+                _ => true,
+            };
+            if !is_made {
+                return ControlFlow::Continue(());
+            }
             for (sql, refused) in [
                 (format!("INSERT INTO {table} VALUES ('a', 3, '', '')"), "does not exist"),
                 // It waits for the name.
@@ -415,16 +475,16 @@ fn rows_set_aside_are_seen_by_no_other_program_until_they_are_moved() {
                     "lock timeout",
                 ),
             ] {
-                let error = observed.try_run("moved", &sql).unwrap_err();
+                let error = observed.try_run(database, &sql).unwrap_err();
                 assert!(error.contains(refused), "{error}");
             }
             tried.store(true, Ordering::Relaxed);
-        }
-        ControlFlow::Continue(())
-    });
-    export.run().unwrap();
-    assert!(has_tried.load(Ordering::Relaxed));
-    assert_eq!(server.run("moved", "SELECT row_id FROM app.larder_quarantine"), "2");
+            ControlFlow::Continue(())
+        });
+        export.run().unwrap();
+        assert!(has_tried.load(Ordering::Relaxed));
+        assert_eq!(server.run(database, "SELECT row_id FROM app.larder_quarantine"), "2");
+    }
 }
 
 #[test]
@@ -480,47 +540,126 @@ fn other_program(server: &Postgres, url: &str, sql: &str) -> (process::Child, Ch
     (other, commands)
 }
 
+/// Whether an export waits for a lock in a statement like this.
+fn waits(server: &Postgres, database: &str, statement: &str) -> bool {
+    let waiting = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'larder' AND datname = current_database()
+         AND wait_event_type = 'Lock' AND query LIKE '{statement}'"
+    );
+    server.run(database, &waiting) != "0"
+}
+
+/// Begins the transaction of another program. If nothing ends it, it does not hold the test up for more than some minutes.
+const BEGIN: &str = "SET idle_in_transaction_session_timeout = '10min'; BEGIN";
+
 #[test]
 fn waits_for_a_lock_of_the_server_are_cancelled() {
     let Some(server) = Postgres::start() else { return };
     let server = Arc::new(server);
-    let store = Store::open_temp().unwrap();
-    let table = "CREATE TABLE a(id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO a VALUES (1, 1), (2, 'x')";
-    store.write(move |tx| tx.execute_batch(table)).unwrap();
-    let staged = "CREATE SCHEMA larder_export_app; COMMENT ON SCHEMA larder_export_app IS 'larder: an export that is not complete'";
-    let aside = "CREATE TABLE larder_export_app.larder_quarantine(table_name text, row_id bigint, reasons text, statement text)";
-    for (database, made, lock, resumes) in [
-        ("schema", String::new(), "CREATE SCHEMA app", false),
+    let store = store_of("CREATE TABLE a(id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO a VALUES (1, 1), (2, 'x')");
+    for (database, made, lock, statement, resumes) in [
+        ("schema", "", "CREATE SCHEMA app", "CREATE SCHEMA%", false),
         (
             "aside",
-            format!("{staged}; {aside}"),
-            "LOCK TABLE larder_export_app.larder_quarantine",
+            "",
+            "CREATE TABLE larder_export_app.larder_quarantine(x int)",
+            "CREATE TABLE%larder_quarantine%",
             true,
         ),
         (
             "dropped",
-            format!("{staged}; CREATE TABLE larder_export_app.old(x int)"),
+            "CREATE TABLE larder_export_app.old(x int)",
             "LOCK TABLE larder_export_app.old",
+            "DROP TABLE%old%",
+            true,
+        ),
+        (
+            "sequence",
+            "",
+            "ALTER SEQUENCE larder_export_app.a_id_seq CACHE 2",
+            "SELECT setval%",
             true,
         ),
     ] {
         let url = server.database(database);
-        server.run(database, &made);
-        let (mut other, commands) = other_program(&server, &url, &format!("BEGIN; {lock}"));
+        let export = || export(&store, &url).resumable(resumes).on_misfit(OnMisfit::Quarantine);
+        if resumes {
+            // The schema and the complete table of an earlier run.
+            let earlier = export().progress(|progress| match progress.stage {
+                ExportStage::Index => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            });
+            earlier.run().unwrap_err();
+        }
+        server.run(database, made);
+        let (mut other, commands) = other_program(&server, &url, &format!("{BEGIN}; {lock}"));
         let observed = Arc::clone(&server);
-        let export = store.export_to_postgres(&url).schema("app").resumable(resumes);
-        let export = export.on_misfit(OnMisfit::Quarantine).progress(move |_| {
-            let waiting = "SELECT count(*) FROM pg_stat_activity
-                WHERE application_name = 'larder' AND datname = current_database() AND wait_event_type = 'Lock'";
-            match observed.run(database, waiting).as_str() {
-                "0" => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(()),
-            }
+        let export = export().progress(move |_| match waits(&observed, database, statement) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         });
         let error = export.run().unwrap_err();
         assert!(matches!(error, Error::Cancelled { .. }), "{database}: {error}");
+        assert!(!waits(&server, database, "%"), "{database}");
         drop(commands);
         assert!(other.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn copy_that_waits_for_a_lock_of_the_server_is_cancelled() {
+    let Some(server) = Postgres::start() else { return };
+    let server = Arc::new(server);
+    // The wait begins when all rows are handed on, or when no more of them are taken.
+    for (of, rows) in [
+        ("a", 2),
+        ("a", 200_000),
+        ("larder_quarantine", 2),
+        ("larder_quarantine", 200_000),
+    ] {
+        let store = Store::open_temp().unwrap();
+        let table = format!(
+            "CREATE TABLE a(id INTEGER PRIMARY KEY, n INTEGER);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+             INSERT INTO a SELECT i, iif(i % 2, i, 'x') FROM n"
+        );
+        store.write(move |tx| tx.execute_batch(&table)).unwrap();
+        for resumable in [false, true] {
+            let database = format!("{of}{rows}{resumable}");
+            let url = server.database(&database);
+            server.run(
+                &database,
+                &format!(
+                    "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                        PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$;
+                     CREATE FUNCTION on_table() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
+                        FOR r IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE object_identity LIKE '%.{of}' LOOP
+                            EXECUTE format('CREATE TRIGGER wait BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.wait()',
+                                r.object_identity);
+                        END LOOP;
+                     END $$;
+                     CREATE EVENT TRIGGER wait ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION on_table()"
+                ),
+            );
+            let lock = format!("{BEGIN}; DO $$ BEGIN PERFORM pg_advisory_xact_lock(7); END $$");
+            let (mut other, commands) = other_program(&server, &url, &lock);
+            let (observed, at, mut before) = (Arc::clone(&server), database.clone(), None);
+            let statement = format!("COPY%{of}%");
+            let export = export(&store, &url).resumable(resumable);
+            let export = export.on_misfit(OnMisfit::Quarantine).progress(move |progress| {
+                let stands_still = before.replace(progress.rows) == Some(progress.rows);
+                match stands_still && waits(&observed, &at, &statement) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            });
+            let error = export.run().unwrap_err();
+            assert!(matches!(error, Error::Cancelled { .. }), "{database}: {error}");
+            assert!(!waits(&server, &database, "%"), "{database}");
+            assert_eq!(tables(&server, &database, "app"), "", "{database}");
+            drop(commands);
+            assert!(other.wait().unwrap().success());
+        }
     }
 }
 
