@@ -10,8 +10,8 @@
 //!
 //! Neither waits while it holds a lock. The first one waits for an empty block, and calls the progress callback meanwhile;
 //! the second one for a full block, or for the server. Whichever fails drops its end of both channels, which ends the wait of
-//! the other. A COPY without [`Block::End`] is aborted. The first thread asks the server to end it: a COPY that waits for a lock
-//! would keep the second thread or the rollback.
+//! the other. A COPY without [`Block::End`] is aborted. The first thread asks the server to end it, since one that waits for a
+//! lock would keep the second thread, or the rollback.
 
 use std::io::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

@@ -44,8 +44,8 @@ impl ExportToPostgres<'_> {
         self.execute(server, tx, &what, &create(self.working_schema()))
     }
 
-    /// Sends the rows that are set aside: as SQL that puts them into their own table once their values are mended. They are read
-    /// once more, so that none is kept in memory.
+    /// Sends the rows that are set aside: as SQL that puts them into their own table once their values are mended. They are
+    /// read once more, so that none is kept in memory.
     pub(super) fn set_aside(
         &self,
         conn: &Connection,
