@@ -133,7 +133,7 @@ fn lacks_pages(database: &Path, position: &Position, scan: &WalScan) -> io::Resu
     let in_file = fs::metadata(database)?.len() / u64::from(position.page_size);
     let is_beyond = |page: u32| u64::from(page) > in_file && page <= position.pages;
     let in_log = scan.pages().filter(|(page, _)| is_beyond(*page)).count() as u64;
-    // Nobody writes that page.
+    // SQLite never writes that page.
     let in_none = u64::from(is_beyond(lock_page(position.page_size)));
     Ok(in_file + in_log + in_none < position.pages.into())
 }
