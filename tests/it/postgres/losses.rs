@@ -5,19 +5,8 @@ use std::path::Path;
 
 use larder::{Error, OnMisfit, Options, PgType, PostgresImportStage, Store};
 
-use super::{store_of, tables};
+use super::{before_insert, store_of, tables};
 use crate::support::postgres::Postgres;
-
-/// Has the server change the rows of each table that is made.
-const SPOIL: &str = "
-    CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;
-    CREATE FUNCTION on_table() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
-        FOR r IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE command_tag = 'CREATE TABLE' LOOP
-            EXECUTE format('CREATE TRIGGER spoil BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.spoil()',
-                r.object_identity);
-        END LOOP;
-    END $$;
-    CREATE EVENT TRIGGER spoil ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION on_table()";
 
 #[test]
 fn rows_that_the_server_changes_are_found() {
@@ -57,7 +46,7 @@ fn rows_that_the_server_changes_are_found() {
     for (at, (schema, body, wanted)) in cases.into_iter().enumerate() {
         let database = format!("spoil{at}");
         let url = server.database(&database);
-        server.run(&database, &SPOIL.replace("{body}", body));
+        before_insert(&server, &database, "%", body);
         let error = store_of(schema).export_to_postgres(&url).run().unwrap_err().to_string();
         assert!(error.contains("table t") && error.contains(wanted), "{body}: {error}");
         assert_eq!(tables(&server, &database), "0", "{body}");
@@ -79,7 +68,7 @@ fn rows_that_lie_elsewhere_at_the_server_are_the_same() {
         let sha256 = |database: String, spoil: bool| {
             let url = server.database(&database);
             if spoil {
-                server.run(&database, &SPOIL.replace("{body}", body));
+                before_insert(&server, &database, "%", body);
             }
             let report = store.export_to_postgres(&url).run().unwrap();
             let order = server.run(&database, "SELECT string_agg(id::text, ',') FROM t");
@@ -103,7 +92,7 @@ fn rows_that_a_trigger_stores_itself_are_the_same() {
         let rows = format!("CREATE TABLE t({columns}); INSERT INTO t VALUES (1, 'a'), (2, 'b')");
         store.write(move |tx| tx.execute_batch(&rows)).unwrap();
         let url = server.database(database);
-        server.run(database, &SPOIL.replace("{body}", body));
+        before_insert(&server, database, "%", body);
         store.export_to_postgres(&url).run().unwrap();
         assert_eq!(server.run(database, "SELECT id, s FROM t ORDER BY id"), "1|a\n2|b");
     }

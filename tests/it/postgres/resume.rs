@@ -11,7 +11,7 @@ use larder::{Error, ExportReport, ExportStage, ExportToPostgres, OnMisfit, Outco
 use sha2::{Digest, Sha256};
 
 use super::export::interrupted;
-use super::store_of;
+use super::{before_insert, store_of};
 use crate::support::child::{Child, Task, listen, tell};
 use crate::support::postgres::Postgres;
 
@@ -500,20 +500,8 @@ fn rows_set_aside_that_a_trigger_changes_are_found() {
         for resumable in [false, true] {
             let database = format!("spoiled{at}{resumable}");
             let url = server.database(&database);
-            server.run(
-                &database,
-                &format!(
-                    "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                        IF NEW.row_id = 2 THEN {change} END IF; RETURN NEW; END $$;
-                     CREATE FUNCTION on_table() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
-                        FOR r IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE object_identity LIKE '%.larder_quarantine' LOOP
-                            EXECUTE format('CREATE TRIGGER spoil BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.spoil()',
-                                r.object_identity);
-                        END LOOP;
-                     END $$;
-                     CREATE EVENT TRIGGER spoil ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION on_table()"
-                ),
-            );
+            let change = format!("IF NEW.row_id = 2 THEN {change} END IF;");
+            before_insert(&server, &database, "larder_quarantine", &change);
             let export = export(&store, &url).resumable(resumable);
             let error = export.on_misfit(OnMisfit::Quarantine).run().unwrap_err();
             assert!(
@@ -627,20 +615,7 @@ fn copy_that_waits_for_a_lock_of_the_server_is_cancelled() {
         for resumable in [false, true] {
             let database = format!("{of}{rows}{resumable}");
             let url = server.database(&database);
-            server.run(
-                &database,
-                &format!(
-                    "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                        PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$;
-                     CREATE FUNCTION on_table() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN
-                        FOR r IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE object_identity LIKE '%.{of}' LOOP
-                            EXECUTE format('CREATE TRIGGER wait BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION public.wait()',
-                                r.object_identity);
-                        END LOOP;
-                     END $$;
-                     CREATE EVENT TRIGGER wait ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION on_table()"
-                ),
-            );
+            before_insert(&server, &database, of, "PERFORM pg_advisory_xact_lock(7);");
             let lock = format!("{BEGIN}; DO $$ BEGIN PERFORM pg_advisory_xact_lock(7); END $$");
             let (mut other, commands) = other_program(&server, &url, &lock);
             let (observed, at, mut before) = (Arc::clone(&server), database.clone(), None);
