@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use larder::rusqlite::Connection;
-use larder::{Error, FollowerOptions, Options, Store};
+use larder::{Error, Follower, FollowerOptions, Options, Store};
 use tokio::sync::Semaphore;
 
 use super::follower::{catch_up, close, fill, options, rows, upload};
@@ -23,6 +23,11 @@ fn primary(folder: &std::path::Path, url: &str) -> Store {
     Options::new().replicate_to(to).open(folder.join("app.db")).unwrap()
 }
 
+fn follower(folder: &std::path::Path, url: &str) -> Follower {
+    let replica = FollowerOptions::of(url).interval(NEVER);
+    options().follow(replica, folder.join("follower.db")).unwrap()
+}
+
 /// Files are downloaded before the database is locked.
 #[test]
 fn others_lock_the_database_during_a_download() {
@@ -30,10 +35,7 @@ fn others_lock_the_database_during_a_download() {
     let store = primary(folder.path(), "memory:slow-storage");
     upload(&store, 10);
     let copy = folder.path().join("follower.db");
-    let follow = || {
-        let replica = FollowerOptions::of("memory:slow-storage").interval(NEVER);
-        options().follow(replica, folder.path().join("follower.db")).unwrap()
-    };
+    let follow = || follower(folder.path(), "memory:slow-storage");
     close(&follow());
     upload(&store, 1);
     let tip = upload(&store, 1);
@@ -77,10 +79,7 @@ fn long_gap_is_applied_in_portions() {
     let store = primary(folder.path(), "memory:long-gap");
     upload(&store, 10);
     let copy = folder.path().join("follower.db");
-    let follow = || {
-        let replica = FollowerOptions::of("memory:long-gap").interval(NEVER);
-        options().follow(replica, &copy).unwrap()
-    };
+    let follow = || follower(folder.path(), "memory:long-gap");
     close(&follow());
     for _ in 0..5 {
         store
@@ -109,8 +108,7 @@ fn waiting_callers_make_few_requests() {
     let (folder, hooked) = (tempfile::tempdir().unwrap(), Hooked::named("failing-storage"));
     let store = primary(folder.path(), "memory:failing-storage");
     upload(&store, 10);
-    let replica = FollowerOptions::of("memory:failing-storage").interval(NEVER);
-    let follower = options().follow(replica, folder.path().join("follower.db")).unwrap();
+    let follower = follower(folder.path(), "memory:failing-storage");
     let token = catch_up(&store, &follower);
     let later = format!("{}-{:016x}", &token.to_string()[..16], token.txid() + 1)
         .parse()
@@ -139,8 +137,7 @@ fn wait_outlasts_a_failure_of_the_storage() {
     let (folder, hooked) = (tempfile::tempdir().unwrap(), Hooked::named("failing-owner"));
     let store = primary(folder.path(), "memory:failing-owner");
     upload(&store, 10);
-    let replica = FollowerOptions::of("memory:failing-owner").interval(NEVER);
-    let follower = options().follow(replica, folder.path().join("follower.db")).unwrap();
+    let follower = follower(folder.path(), "memory:failing-owner");
     super::store::close(store);
     let store = primary(folder.path(), "memory:failing-owner");
     upload(&store, 1);

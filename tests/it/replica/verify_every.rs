@@ -28,6 +28,13 @@ fn open(place: &Place) -> Store {
     Options::new().replicate_to(replica).open(place.database()).unwrap()
 }
 
+/// With rows that are in the replica.
+fn open_uploaded(place: &Place) -> Store {
+    let store = open(place);
+    upload(&store, 30);
+    store
+}
+
 fn last_verify(store: &Store) -> Option<LastVerify> {
     store.stats().replica.unwrap().last_verify
 }
@@ -121,9 +128,7 @@ fn damage(place: &Place, path: &std::path::Path, contents: &[u8]) -> Option<log:
 #[test]
 fn damage_that_is_found_while_the_spool_is_away_is_mended_after_it() {
     let place = Place::new();
-    let store = open(&place);
-    fill(&store, 30);
-    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let store = open_uploaded(&place);
     let spool = Outage::of(spool_of(&place.database()));
     let path = place.replica().join("ltx/0/0000000000000001-0000000000000001.ltx");
     fs::write(&path, &fs::read(&path).unwrap()[..150]).unwrap();
@@ -150,9 +155,7 @@ fn damage_that_is_found_while_the_spool_is_away_is_mended_after_it() {
 #[test]
 fn verification_that_is_not_possible_is_told() {
     let place = Place::new();
-    let store = open(&place);
-    fill(&store, 30);
-    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let store = open_uploaded(&place);
     let outage = place.outage();
     let away = Instant::now();
     let path = place.database().display().to_string();

@@ -1050,23 +1050,34 @@ fn failed_statement_of_on_connect_is_named_with_its_role() {
     }
 }
 
-/// A reader that opens later, while reads wait for it.
-#[test]
-fn read_timeout_names_the_role_whose_on_connect_failed() {
+/// The error of a read that waits so long while a reader is opened whose `on_connect` fails. The first reader is the one that
+/// `open` looks at.
+fn timeout_of_failing_reader(
+    timeout: Duration,
+    fail: impl Fn(&Connection) -> larder::Result<()> + Send + Sync + 'static,
+) -> Error {
     let (readers, failing) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
     let begun = Arc::clone(&failing);
     let store = Options::new()
-        .read_queue_timeout(Duration::from_millis(200))
+        .read_queue_timeout(timeout)
         .on_connect(move |conn, role| {
             if role == Role::Reader && readers.fetch_add(1, Ordering::SeqCst) > 0 {
                 begun.fetch_add(1, Ordering::SeqCst);
-                conn.execute_batch("CREATE TABLE t(n)")?;
+                return fail(conn);
             }
             Ok(())
         })
         .open_temp()
         .unwrap();
     let error = timeout_after_failed_opening(&failing, || store.read(|_| Ok(())).unwrap_err());
+    store.write(|tx| tx.execute_batch("CREATE TABLE t(n)")).unwrap();
+    error
+}
+
+#[test]
+fn read_timeout_names_the_role_whose_on_connect_failed() {
+    let writes = |conn: &Connection| Ok(conn.execute_batch("CREATE TABLE t(n)")?);
+    let error = timeout_of_failing_reader(Duration::from_millis(200), writes);
     let text = error.to_string();
     for part in [
         "readonly",
@@ -1079,23 +1090,9 @@ fn read_timeout_names_the_role_whose_on_connect_failed() {
 
 #[test]
 fn read_timeout_names_failure_of_on_connect() {
-    let (readers, failing) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-    let begun = Arc::clone(&failing);
-    let store = Options::new()
-        .read_queue_timeout(Duration::from_secs(1))
-        .on_connect(move |_, role| {
-            // The first reader is the one that `open` looks at.
-            if role == Role::Reader && readers.fetch_add(1, Ordering::SeqCst) > 0 {
-                begun.fetch_add(1, Ordering::SeqCst);
-                return Err(Error::app("no more readers today"));
-            }
-            Ok(())
-        })
-        .open_temp()
-        .unwrap();
-    let error = timeout_after_failed_opening(&failing, || store.read(|_| Ok(())).unwrap_err());
+    let refuses = |_: &Connection| Err(Error::app("no more readers today"));
+    let error = timeout_of_failing_reader(Duration::from_secs(1), refuses);
     assert!(error.to_string().contains("no more readers today"), "{error}");
-    store.write(|tx| tx.execute_batch("CREATE TABLE t(n)")).unwrap();
 }
 
 #[test]
