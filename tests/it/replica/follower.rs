@@ -606,19 +606,16 @@ fn follower_whose_files_were_removed_stops() {
     }
 }
 
+fn cut(path: &Path) {
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(8192).unwrap();
+}
+
 /// What SQLite does not take for a sound database any more, closed or after a kill: the way out is another restore.
 #[test]
 fn unreadable_database_is_refused_with_the_way_out() {
     let garbage = |path: &Path| fs::write(path, [7; 40960]).unwrap();
-    let cut = |path: &Path| {
-        fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .unwrap()
-            .set_len(8192)
-            .unwrap()
-    };
-    for change in [&garbage as &dyn Fn(&Path), &cut] {
+    for change in [&garbage as &dyn Fn(&Path), &|path| cut(path)] {
         let place = Place::new();
         let store = place.open();
         upload(&store, 300);
@@ -668,9 +665,7 @@ fn cut_file_beside_its_log_is_noticed() {
     let txid = store.replica().unwrap().flush(PATIENCE).unwrap();
     while child.line().parse::<u64>().unwrap() < txid {}
     drop(child.kill());
-    let file = fs::OpenOptions::new().write(true).open(copy(&place)).unwrap();
-    file.set_len(8192).unwrap();
-    drop(file);
+    cut(&copy(&place));
     let told = refused(&place);
     assert!(told.contains("Move the file away"), "{told}");
 }
@@ -714,6 +709,15 @@ fn other_files_are_refused() {
     drop(Store::open(copy(&place)).unwrap());
     assert!(refused(&place).contains("it is not as a follower has left it"));
     fs::remove_file(copy(&place)).unwrap();
+    // Another program has the lock of its spool.
+    let spool = super::store::spool_of(&copy(&place));
+    fs::create_dir_all(&spool).unwrap();
+    let lock = fs::File::create(spool.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let impatient = options().busy_timeout(Duration::from_millis(1));
+    let error = impatient.follow(of(&place), copy(&place)).unwrap_err();
+    assert!(error.to_string().contains("-replica"), "{error}");
+    drop(lock);
     // An empty replica.
     let empty = FollowerOptions::of(place.replica().with_file_name("empty").to_str().unwrap());
     let error = options().follow(empty, copy(&place)).unwrap_err();

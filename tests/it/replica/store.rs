@@ -450,6 +450,9 @@ fn full_spool_is_dropped_and_the_whole_goes_up() {
         behind.is_some_and(|behind| behind.contains("spool_limit"))
     });
     (0..20).for_each(|_| add());
+    wait_until("the spool is small", || {
+        files_by_age(&folder).iter().sum::<u64>() < 2 << 20
+    });
     let behind = store.replica().unwrap().behind().unwrap();
     assert!(behind.contains("spool_limit"), "{behind}");
     outage.end();
