@@ -236,7 +236,8 @@ impl Bulk {
     /// of it. A longer slice writes more rows a second, and delays other writes for longer.
     ///
     /// The time runs from the moment at which the first of the other writes begins to wait, and a slice beside other
-    /// writes ends after one and a quarter times as long in any case; with a [`pause`](Self::pause), after that time itself.
+    /// writes ends after one and a quarter times as long in any case, or after just this time if the job
+    /// [pauses](Self::pause).
     pub fn slice(mut self, time: Duration) -> Self {
         self.slice = time;
         self

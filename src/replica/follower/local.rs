@@ -128,7 +128,8 @@ impl Local {
     }
 }
 
-/// Whether neither the file nor the log, which was read up to the position, has some of the pages.
+/// Whether neither the file nor the log, which was read up to the position, has some of the pages. A transaction behind the
+/// position may have cut them off; such a database is compared with the replica, too.
 fn lacks_pages(database: &Path, position: &Position, scan: &WalScan) -> io::Result<bool> {
     let in_file = fs::metadata(database)?.len() / u64::from(position.page_size);
     let is_beyond = |page: u32| u64::from(page) > in_file && page <= position.pages;

@@ -179,8 +179,9 @@ impl Follower {
     }
 
     /// Why the follower applies nothing any more: [`Error::Diverged`], if the replica is another one now, or another
-    /// program has changed the database; [`Error::Poisoned`], if the files of the database were moved, SQLite's
-    /// locks on them were dropped, or the disk has failed. `None` while it follows. For a health check: reads go on, and see no newer state.
+    /// program has changed the database; [`Error::Poisoned`], if the files of the database were moved, SQLite's locks on
+    /// them were dropped, or the disk has failed. `None` while it follows. For a health check: reads go on, and see no newer
+    /// state.
     pub fn stopped(&self) -> Option<Error> {
         self.inner.following.stopped()
     }
