@@ -11,6 +11,7 @@
 //! of level 0, so it is right or not there. What it has begun on `larder-ltx` threads is told to stop, and closing waits
 //! for it: after that nothing of the store touches its files.
 
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
@@ -239,23 +240,19 @@ impl Replication {
         if let Some(problem) = wanted {
             let (replication, reason) = (Arc::clone(&self), problem.clone());
             let asked = runtime::blocking(move || replication.upload_every_page(&reason)).await;
-            let failed = match asked {
-                Ok(Ok(())) => {
-                    event!(
-                        warn,
-                        "larder::replica",
-                        self.path,
-                        { replica = %self.storage, problem },
-                        "the newest state of the replica cannot be restored, so the whole database is uploaded once more"
-                    );
-                    return Ok(());
-                }
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            levels.not_asked();
-            let what = "the whole database could not be captured".to_owned();
-            return Err(self.storage.failure(what, FailureKind::Transient, failed));
+            let asked = asked.and_then(|asked| asked.map_err(io::Error::other));
+            if let Err(error) = asked {
+                levels.not_asked();
+                let what = "the whole database could not be captured".to_owned();
+                return Err(self.storage.failure(what, FailureKind::Transient, error.to_string()));
+            }
+            event!(
+                warn,
+                "larder::replica",
+                self.path,
+                { replica = %self.storage, problem },
+                "the newest state of the replica cannot be restored, so the whole database is uploaded once more"
+            );
         }
         Ok(())
     }

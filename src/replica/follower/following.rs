@@ -167,8 +167,13 @@ impl Following {
         let problem = self.reached().stopped.clone();
         match problem {
             Some(problem) => Some(self.diverged(problem)),
-            None => self.shared.upgrade()?.poison(),
+            None => self.poison(),
         }
+    }
+
+    /// Why the database takes no more writes.
+    pub(super) fn poison(&self) -> Option<Error> {
+        self.shared.upgrade()?.poison()
     }
 
     /// Somebody waits for a transaction, until what is returned is dropped.

@@ -339,10 +339,6 @@ impl Following {
         self.has_stopped(&error.to_string());
     }
 
-    fn poison(&self) -> Option<Error> {
-        self.shared.upgrade()?.poison()
-    }
-
     /// The database takes no more writes: its files were moved, SQLite's locks were dropped, or the disk has failed.
     fn stop_poisoned(&self, error: &Error) {
         let problem = match error.sqlite().and_then(primary_code) {
@@ -574,11 +570,16 @@ pub(super) fn unreadable(error: &Error) -> String {
     )
 }
 
+/// The way out where a replica seems to be gone.
+const MOUNT: &str = "If it is to be mounted, do that, and open the follower again";
+
 fn emptied(here: u64, tip: u64) -> String {
     format!(
-        "the follower is at transaction {here}, and the replica ends with transaction {tip}: it was emptied, or begun again \
-         by another database, or its file system is not mounted. Mount that, and open the follower again; follow another URL; or {MOVE_AWAY}, and open the follower again, which restores what the \
-         replica has now"
+        "the follower is at transaction {}, and the replica ends with transaction {}: it was emptied, or begun again by \
+         another database, or its file system is not mounted. {MOUNT}. Follow another URL; or {MOVE_AWAY}, and open the \
+         follower again, which restores what the replica has now",
+        Txid(here),
+        Txid(tip)
     )
 }
 
@@ -592,19 +593,14 @@ fn other_transaction(txid: u64) -> String {
 }
 
 pub(super) fn other_lineage(ours: u64, there: u64) -> String {
-    let mount = match there {
-        0 => "Mount that, and open the follower again; f",
-        _ => "F",
-    };
     let there = match there {
-        0 => {
-            "it has no owner any more: it was emptied, or another program writes it, or its file system is not mounted"
-                .to_owned()
-        }
+        0 => format!(
+            "it has no owner any more: it was emptied, or another program writes it, or its file system is not mounted. {MOUNT}"
+        ),
         there => format!("it has the number {there:016x}: another database was replicated there"),
     };
     format!(
-        "the follower is of the replica with the number {ours:016x}, and {there}. {mount}ollow another URL; or {MOVE_AWAY}, and \
+        "the follower is of the replica with the number {ours:016x}, and {there}. Follow another URL; or {MOVE_AWAY}, and \
          open the follower again, which restores what the replica has now"
     )
 }
