@@ -290,7 +290,7 @@ pub enum Error {
         "no reader became available in {waited:?} ({readers} in the pool{}): {}{}",
         if *held_here > 0 { format!(", {held_here} of them held by this thread") } else { String::new() },
         match last_error {
-            Some(reason) => format!("another connection could not be opened: {reason}"),
+            Some(reason) => format!("there is no further connection: {reason}"),
             None => "look for slow reads, slow consumers of streams and nested reads, or raise Options::readers".to_owned(),
         },
         within(context)
