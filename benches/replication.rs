@@ -9,7 +9,8 @@
 //! `Checkpoints::Left`.
 //!
 //! Then come writes with `Durability::Replicated`, beside how long an upload takes. `LARDER_BENCH_REPLICA` is the URL of
-//! their replica, for example that of a bucket (with the feature `s3`); the default is a folder.
+//! their replicas, for example that of a bucket (with the feature `s3`), where each row leaves one below a prefix of its own;
+//! the default is a folder.
 //!
 //! An argument after `--` selects the rows with that text in their name. `LARDER_BENCH_SECS` is the time for each row
 //! without the intervals between the slices (default 44), `LARDER_BENCH_DIR` the folder.
@@ -25,10 +26,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use data::{Data, INSERT};
-use larder::{Checkpoints, Durability, OnDivergence, Options, ReplicaOptions, Store};
+use larder::{Checkpoints, Durability, Options, ReplicaOptions, Store};
 use measure::{Latencies, compare, median};
 
 const ROUNDS: u32 = 11;
@@ -258,15 +259,14 @@ fn acknowledged(run: &Run, data: &Data, load_name: &str, load: Load) {
     let url = match std::env::var("LARDER_BENCH_REPLICA") {
         Ok(url) => {
             let (prefix, query) = url.split_at(url.find('?').unwrap_or(url.len()));
-            format!("{prefix}/{}{query}", load_name.replace(' ', "-"))
+            // A prefix of its own: a replica of an earlier run would be merged and deleted meanwhile.
+            let began = SystemTime::UNIX_EPOCH.elapsed().expect("it is after 1970").as_millis();
+            format!("{prefix}/{}-{began}{query}", load_name.replace(' ', "-"))
         }
         Err(_) => path(&folder).to_owned(),
     };
-    let replica = ReplicaOptions::to(url).on_divergence(OnDivergence::Rebase);
-    let store = data.store(
-        "on.db",
-        Options::new().durability(Durability::Replicated).replicate_to(replica),
-    );
+    let options = Options::new().durability(Durability::Replicated);
+    let store = data.store("on.db", options.replicate_to(ReplicaOptions::to(url)));
     flush(&store);
     let waits = RefCell::default();
     let mut rates: Vec<_> = (0..ROUNDS).map(|_| slice(run, load, &store, &waits)).collect();
