@@ -85,6 +85,8 @@ pub(super) struct Capture {
     sealer: Option<u64>,
     /// The end of the last file.
     position: Position,
+    /// Whether the spool has that position.
+    is_kept: bool,
     /// The number of commits at that position.
     commits: u32,
     /// Reads on from there. `None` as long as the log has no header.
@@ -128,6 +130,7 @@ impl Capture {
             opening,
             sealer: sealer.filter(|sealer| *sealer != 0),
             position,
+            is_kept: true,
             commits: 0,
             scan: None,
         }
@@ -166,7 +169,8 @@ impl Capture {
         self.scan.as_ref().map_or(0, |scan| scan.position().frames)
     }
 
-    /// Seals what was committed since the last file. `None` if nothing was.
+    /// Seals what was committed since the last file. `None` if nothing was. The caller keeps the position
+    /// ([`keep_position`](Self::keep_position)).
     pub(super) fn capture(&mut self, to: Committed) -> Result<Option<Sealed>, CaptureError> {
         let made = to.commits.wrapping_sub(self.commits);
         if made == 0 {
@@ -224,10 +228,10 @@ impl Capture {
         };
         self.commits = to.commits;
         self.sealer = Some(self.opening);
+        self.is_kept = false;
         if let Some(scan) = &mut self.scan {
             scan.clear();
         }
-        self.write_position(false)?;
         Ok(Some(sealed))
     }
 
@@ -305,8 +309,9 @@ impl Capture {
         let before = self.position;
         self.fall_back_unwritten(txid);
         let written = self.spool.write_position(&self.position, true);
-        if written.is_err() {
-            self.position = before;
+        match written {
+            Ok(()) => self.is_kept = true,
+            Err(_) => self.position = before,
         }
         written
     }
@@ -334,10 +339,19 @@ impl Capture {
         self.write_position(true)
     }
 
-    fn write_position(&self, sync: bool) -> Result<(), CaptureError> {
-        self.spool
-            .write_position(&self.position, sync)
-            .map_err(CaptureError::Spool)
+    /// Writes the position to the spool, unless it is there. An opening that finds an earlier one goes on from the newest
+    /// sealed file, as after a power cut. It cannot once the log has begun again.
+    pub(super) fn keep_position(&mut self) -> Result<(), CaptureError> {
+        if self.is_kept {
+            return Ok(());
+        }
+        self.write_position(false)
+    }
+
+    fn write_position(&mut self, sync: bool) -> Result<(), CaptureError> {
+        let written = self.spool.write_position(&self.position, sync);
+        self.is_kept = written.is_ok();
+        written.map_err(CaptureError::Spool)
     }
 
     /// Reads the frames up to that number.

@@ -501,7 +501,7 @@ impl Replication {
         let Some(committed) = self.committed_soon(FEW_LOOKS) else {
             return Err(CaptureError::Committing);
         };
-        let result = capture.capture(committed);
+        let captured = capture.capture(committed);
         self.captured.store(
             pack(Committed {
                 frames: capture.frames(),
@@ -510,21 +510,24 @@ impl Replication {
             }),
             Ordering::Release,
         );
-        match &result {
-            Ok(sealed) => {
-                // Before the file can be uploaded.
-                let is_first = self.held.seal(newest, capture.position().txid);
-                match sealed {
-                    Some(sealed) => self.was_sealed(*sealed, capture),
-                    None => {
-                        self.tell_of_last_seal(capture);
-                        // What these have committed was in a file before.
-                        if is_first {
-                            self.reached.notify_one();
-                        }
+        let result = captured.and_then(|sealed| {
+            // Before the file can be uploaded.
+            let is_first = self.held.seal(newest, capture.position().txid);
+            match sealed {
+                Some(sealed) => self.was_sealed(sealed, capture),
+                None => {
+                    self.tell_of_last_seal(capture);
+                    // What these have committed was in a file before.
+                    if is_first {
+                        self.reached.notify_one();
                     }
                 }
             }
+            // Replies wait for the upload, so the position waits for the next checkpoint or interval.
+            if is_first { Ok(()) } else { capture.keep_position() }
+        });
+        match &result {
+            Ok(()) => {}
             Err(CaptureError::Lost(reason)) => self.rebase(capture, reason)?,
             Err(CaptureError::Unsynced(error)) => self.log_unsynced(error),
             Err(CaptureError::Spool(error))
@@ -535,7 +538,7 @@ impl Replication {
         if self.phase() == Phase::Following {
             self.bound_spool(capture);
         }
-        result.map(drop)
+        result
     }
 
     /// The next file is a full one. An opening after a kill has to know that, too: the log may begin again from now on.
@@ -1161,7 +1164,10 @@ impl LogKeeper for Replication {
             return;
         }
         let mut capture = self.capture.lock();
-        if self.phase() != Phase::Following || self.capture_now(&mut capture).is_err() || !turn.all_moved {
+        let is_captured = self.phase() == Phase::Following
+            && self.capture_now(&mut capture).is_ok()
+            && capture.keep_position().is_ok();
+        if !is_captured || !turn.all_moved {
             return;
         }
         let stamped = self.locked_out_of_writing(turn, || {
@@ -1265,12 +1271,12 @@ impl Replication {
         }
         // Written before the checkpoint, a killed process cannot leave a log that has begun again and a position that
         // does not know it. Where others write, too, only the checkpoint tells whether it moved what they had written.
-        let said = if self.access == Access::Exclusive {
+        let written = if self.access == Access::Exclusive {
             capture.emptied()
         } else {
-            Ok(())
+            capture.keep_position()
         };
-        match said {
+        match written {
             Ok(()) => true,
             Err(error) => {
                 self.not_sealed(&error);

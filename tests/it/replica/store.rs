@@ -590,6 +590,50 @@ fn lost_position_is_that_of_the_newest_file() {
     copy.compare_closed();
 }
 
+/// An upload that a reply waits for does not wait for the position, which comes before the next checkpoint.
+#[test]
+fn killed_store_goes_on_behind_the_files_of_waiting_writes() {
+    for access in [Access::Shared, Access::Exclusive] {
+        let place = Place::new();
+        let replica = place.to().interval(Duration::from_secs(3600));
+        let options = Options::new().access(access).durability(Durability::Replicated);
+        let store = options.replicate_to(replica).open(place.database()).unwrap();
+        // The store checkpoints once it is idle, which may be before it is copied.
+        let copy = (0..200).find_map(|_| {
+            fill(&store, 1);
+            let copy = after_power_cut(&place, &[]);
+            let (position, newest) = position_and_newest(&copy);
+            (position < newest).then_some(copy)
+        });
+        let copy = copy.expect("a position behind the newest file");
+        wait_until("it has checkpointed", || {
+            let (position, newest) = position_and_newest(&place);
+            position == newest
+        });
+        let written = rows(&store);
+        close(store);
+        place.compare_closed();
+        let store = copy.open();
+        assert_eq!(rows(&store), written);
+        fill(&store, 5);
+        close(store);
+        assert_eq!(copy.rebases(), [""; 0]);
+        copy.compare_closed();
+    }
+}
+
+/// The transaction of the position in the spool, and the newest file there.
+fn position_and_newest(place: &Place) -> (u64, u64) {
+    let spool = spool_of(&place.database());
+    let position = fs::read_to_string(spool.join("position")).unwrap();
+    let txid = position.lines().find_map(|line| line.strip_prefix("txid ")).unwrap();
+    let names = fs::read_dir(spool.join("0"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let newest = names.max().unwrap().into_string().unwrap();
+    (txid.parse().unwrap(), u64::from_str_radix(&newest[..16], 16).unwrap())
+}
+
 #[test]
 fn log_emptied_by_another_before_closing_is_replicated() {
     let place = Place::new();
