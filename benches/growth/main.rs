@@ -3,7 +3,7 @@
 //! To be run by hand: ten million rows take some minutes, and 6 GB in `LARDER_BENCH_DIR` (default: the target folder).
 //! Without numbers it only checks that it works, on a few rows.
 //!
-//! Each number of rows is a table with an index, which is filled anew. A read and a write choose their row at random,
+//! Each number of rows is a table with an index, which is filled again. A read and a write choose their row at random,
 //! so their pages come from everywhere; the write changes a column that the index has, so the number of rows stays. Beside
 //! a store stands a private connection on a copy of the file, in turns, as in `ratios`. `LARDER_BENCH_SECS` is the time
 //! for each pair (default 6). A plot is written to `target/larder-report/growth.svg`.

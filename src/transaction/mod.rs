@@ -708,7 +708,7 @@ fn interrupted_by_program(error: rusqlite::Error) -> Error {
 /// | method | effect |
 /// |---|---|
 /// | `execute`, `query_row`, `prepare`, `prepare_cached`, `pragma_query`, .. | SQL is refused as in larder's own methods, but not counted in [`Stats`](crate::Stats). SQL with a NUL is not refused: SQLite reads what is before it |
-/// | `prepare_cached`, then `column_names` and the like | right also after this closure has changed the schema, if the closure takes the connection from the transaction anew. Otherwise, and if another process changes the schema, they are those of the old schema until the statement is run |
+/// | `prepare_cached`, then `column_names` and the like | right also after this closure has changed the schema, if the closure takes the connection from the transaction again. Otherwise, and if another process changes the schema, they are those of the old schema until the statement is run |
 /// | `unchecked_transaction`, `pragma_update`, `PRAGMA temp.user_version` | refused with [`Error::Refused`] |
 /// | a leaked `Statement` or `Rows` (`std::mem::forget`) | reset. The statement stays in memory until the connection closes |
 /// | `blob_open` with a leaked `Blob` | reset in a write; in a read the connection is replaced. Its memory is lost |

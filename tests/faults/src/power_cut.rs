@@ -112,7 +112,7 @@ pub fn record(
     recording.went_well()?;
     let rebases = replicated::rebases(&bench.folder.join(DATABASE));
     if let (0, Some(reason)) = (recording.journal.others, rebases.first()) {
-        return Err(format!("on a good disk, the replica was begun anew: {reason}"));
+        return Err(format!("on a good disk, the replica was begun again: {reason}"));
     }
     recording.is_complete(&bench.folder)?;
     recording.check_copies(None, false, bench, &mut Rng::with_seed(0))?;

@@ -1,4 +1,4 @@
-//! The replica of a store under test: what can be restored from it, and why a store had to begin it anew.
+//! The replica of a store under test: what can be restored from it, and why a store had to begin it again.
 //!
 //! Half of the stores merge their uploads within milliseconds, make snapshots, and delete what was merged. So a state is
 //! restored from files of all levels.
@@ -241,7 +241,7 @@ pub fn open(restored: &Path) -> Result<Connection, String> {
 
 // ---- full files ----
 
-/// Why stores have begun their replica anew, by database.
+/// Why stores have begun their replica again, by database.
 static REASONS: Mutex<Option<HashMap<PathBuf, Vec<String>>>> = Mutex::new(None);
 
 /// Hears larder's events about replicas from now on.

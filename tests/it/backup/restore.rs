@@ -339,7 +339,7 @@ fn restoring_changes_no_backup() {
         assert!(report.check.is_ok(), "{name}: {report:?}");
         let mut after = contents(from.path());
         for contents in [&mut before, &mut after] {
-            // The locks of a log whose process was killed are written anew.
+            // The locks of a log whose process was killed are written again.
             contents.retain(|(name, _)| name != "with-all-shm");
         }
         assert!(after == before, "{name}: {:?}", names_in(from.path()));

@@ -449,7 +449,7 @@ fn refusal_swallowed_by_read_does_not_affect_next() {
 
 #[test]
 fn schema_change_keeps_sql_guard_intact() {
-    // After a schema change SQLite prepares each statement anew at its next step and asks the authorizer again:
+    // After a schema change SQLite prepares each statement again at its next step, and asks the authorizer:
     // larder's cached BEGIN, SAVEPOINT and COMMIT must pass, and the user's must not.
     let store = larder::Options::new()
         .readers(1)

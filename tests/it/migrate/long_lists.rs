@@ -1,4 +1,4 @@
-//! Long lists, whose steps do not read everything anew: each still runs in a transaction of its own, and finds what
+//! Long lists, whose steps do not read everything again: each still runs in a transaction of its own, and finds what
 //! others have done between two steps.
 
 use std::sync::Arc;

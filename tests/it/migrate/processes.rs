@@ -2223,7 +2223,7 @@ fn example_and_running_service_take_turns() {
     };
     assert!(!read());
     assert_eq!(tool.says("up").len(), 4);
-    // The service's statements are prepared anew for the schema that another process has made.
+    // The service's statements are prepared again for the schema that another process has made.
     assert!(read());
     assert_eq!(store.migrations().unwrap().applied.len(), 5);
     assert_eq!(tool.says("down 20260101000001").len(), 4);

@@ -68,7 +68,7 @@ pub(crate) fn child(task: &child::Task) {
             } else {
                 Durability::Normal
             };
-            // A small log and a large row, so that the kill also meets checkpoints and logs that start anew.
+            // A small log and a large row, so that the kill also meets checkpoints and logs that start over.
             let store = Options::new()
                 .durability(durability)
                 .checkpoint_pages(20)

@@ -678,7 +678,7 @@ pub(crate) fn child(task: &Task) {
     }
 }
 
-/// SQLite prepares a statement anew whose schema has changed when it runs it. An `EXPLAIN` does not run: from the
+/// SQLite prepares a statement again whose schema has changed when it runs it. An `EXPLAIN` does not run: from the
 /// statement cache it read what the schema had freed, and the process died (SQLite 3.53.2).
 #[test]
 fn cached_explain_uses_the_current_schema() {

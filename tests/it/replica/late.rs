@@ -341,7 +341,7 @@ fn commit_after_a_restore_waits_for_the_storage() {
     let file = format!("ltx/0/{restored:016x}-{restored:016x}.ltx");
     assert!(
         place.volume().join("replica").join(file).exists(),
-        "nothing was begun anew"
+        "nothing was begun again"
     );
 }
 

@@ -321,7 +321,7 @@ fn change_while_closed_is_a_full_file() {
 }
 
 /// A process that was killed before its first transaction was captured has left a position. The replica has nothing then
-/// that would be begun anew, and nothing is told.
+/// that would be begun again, and nothing is told.
 #[test]
 fn killed_before_the_first_file_is_no_rebase() {
     let place = Place::new();

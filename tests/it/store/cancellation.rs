@@ -228,7 +228,7 @@ const FOR_EVER: [fn(&ReadTx<'_>) -> Error; 6] = [
             }
         }
     },
-    // Prepared anew each time, it comes to no progress handler.
+    // Prepared again each time, it comes to no progress handler.
     |tx| {
         let conn: &Connection = tx;
         loop {

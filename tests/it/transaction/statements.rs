@@ -63,7 +63,7 @@ fn larder_and_connection_cache_share_one_statement() {
         assert_eq!(runs(&tx.prepare_cached(SUM)?), 3);
         let conn: &Connection = tx;
         assert_eq!(sum(tx)?, 6);
-        // One that was prepared anew has not run. The other is there again when the closure has ended.
+        // One that was prepared again has not run. The other is there again when the closure has ended.
         assert_eq!(
             runs(&conn.prepare_cached(SUM)?),
             0,

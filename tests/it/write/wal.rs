@@ -169,7 +169,7 @@ fn pinned_log_without_hard_limit_stops_no_write() {
         .unwrap();
     assert!(store.stats().largest_wal_bytes > 2 * MIB);
     assert!(store.stats().unfinished_checkpoints > 0);
-    // The reader has gone: the log starts anew, and the file is cut when the store closes.
+    // The reader has gone: the log starts over, and the file is cut when the store closes.
     for _ in 0..20 {
         store.write(|tx| fill(tx, 50)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! turso, SQLite written anew in Rust, in its MVCC mode, in which transactions of several connections write at once.
+//! turso, SQLite rewritten in Rust, in its MVCC mode, in which transactions of several connections write at once.
 //!
 //! An operation takes an idle connection or opens one, so there are as many as there were operations at once.
 

@@ -3,7 +3,7 @@
 //! checkpoints and vacuum, and is killed, too.
 //!
 //! After the kill the parent restores the replica, opens the store, and closes it. What must hold is at the top of
-//! `replica.rs`. With exclusive access, no kill makes a store begin its replica anew: `position` knows before a checkpoint
+//! `replica.rs`. With exclusive access, no kill makes a store begin its replica again: `position` knows before a checkpoint
 //! that the log may begin again, and before a full file of an empty log what the database file is.
 
 use std::os::unix::process::ExitStatusExt;
@@ -187,7 +187,7 @@ pub fn other(arguments: &[String]) {
 
 // ---- the parent ----
 
-/// Where the kills have landed, and how many openings began the replica anew.
+/// Where the kills have landed, and how many openings began the replica again.
 #[derive(Default)]
 struct Landed {
     opening: AtomicU64,
@@ -217,7 +217,7 @@ impl Landed {
     fn judge(&self) -> Result<(), String> {
         let of = |count: &AtomicU64| count.load(Ordering::SeqCst);
         println!(
-            "replica kill: killed {} in opening, {} in closing, {} at work; the replica was begun anew in {} of {} shared \
+            "replica kill: killed {} in opening, {} in closing, {} at work; the replica was begun again in {} of {} shared \
              states and {} of {} exclusive ones",
             of(&self.opening),
             of(&self.closing),

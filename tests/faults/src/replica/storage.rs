@@ -4,7 +4,7 @@
 //! What a flush or a close said to be in the replica is there, whatever the storage did; and so is what was acknowledged to
 //! threads that write together and wait for the replica, as the storage goes away. The store is never fenced:
 //! nobody else writes. Opening may fail while requests do, and says so; it succeeds once they do not. The store never
-//! begins its replica anew.
+//! begins its replica again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,7 +129,7 @@ impl Case {
             return Err("the replica of the closed database is another one".into());
         }
         if let Some(reason) = rebases(&self.path).first() {
-            return Err(format!("the replica was begun anew: {reason}"));
+            return Err(format!("the replica was begun again: {reason}"));
         }
         self.network.judge()
     }

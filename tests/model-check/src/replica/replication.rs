@@ -162,7 +162,7 @@ impl Replication {
     }
 
     pub(super) fn rebase_onto(&self, _: u64, _: &str) -> std::result::Result<(), String> {
-        unreachable!("no store of the model begins its replica anew")
+        unreachable!("no store of the model begins its replica again")
     }
 
     pub(super) fn has_ended(&self) -> bool {
