@@ -277,7 +277,8 @@ impl Capture {
         self.position.txid = file.max_txid;
         self.position.timestamp = file.timestamp;
         self.sealer = Some(self.opening);
-        self.write_position(false)?;
+        self.is_kept = false;
+        self.keep_position()?;
         Ok(sealed)
     }
 
@@ -292,7 +293,7 @@ impl Capture {
     /// Says that all of the log is in the database file, or is about to be moved there, so that it may begin again.
     pub(super) fn emptied(&mut self) -> Result<(), CaptureError> {
         if self.position.emptied {
-            return Ok(());
+            return self.keep_position();
         }
         self.position.emptied = true;
         let written = self.write_position(false);
@@ -349,9 +350,11 @@ impl Capture {
     }
 
     fn write_position(&mut self, sync: bool) -> Result<(), CaptureError> {
-        let written = self.spool.write_position(&self.position, sync);
-        self.is_kept = written.is_ok();
-        written.map_err(CaptureError::Spool)
+        self.spool
+            .write_position(&self.position, sync)
+            .map_err(CaptureError::Spool)?;
+        self.is_kept = true;
+        Ok(())
     }
 
     /// Reads the frames up to that number.
@@ -468,7 +471,8 @@ impl Capture {
         self.commits = full.commits;
         self.sealer = Some(self.opening);
         self.scan = full.scan.take();
-        self.write_position(false)
+        self.is_kept = false;
+        self.keep_position()
     }
 }
 

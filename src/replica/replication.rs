@@ -514,17 +514,22 @@ impl Replication {
             // Before the file can be uploaded.
             let is_first = self.held.seal(newest, capture.position().txid);
             match sealed {
-                Some(sealed) => self.was_sealed(sealed, capture),
+                Some(sealed) => {
+                    self.was_sealed(sealed, capture);
+                    // Where replies wait for the upload, the position waits for the next checkpoint or interval.
+                    if is_first { Ok(()) } else { capture.keep_position() }
+                }
                 None => {
                     self.tell_of_last_seal(capture);
                     // What these have committed was in a file before.
                     if is_first {
                         self.reached.notify_one();
                     }
+                    // No checkpoint runs without it, and that tells the error.
+                    let _ = capture.keep_position();
+                    Ok(())
                 }
             }
-            // Replies wait for the upload, so the position waits for the next checkpoint or interval.
-            if is_first { Ok(()) } else { capture.keep_position() }
         });
         match &result {
             Ok(()) => {}
