@@ -63,7 +63,8 @@ fn spans(replica: &str) -> Result<Vec<RestoreSpan>> {
 fn nothing(replica: &str) -> Failure {
     let replica = replica.split('?').next().unwrap_or_default();
     Failure::Other(format!(
-        "replica {replica}: it has no state that can be restored; check the URL or the path"
+        "replica {replica}: it has no state that can be restored; check the URL or the path, and see what `larder replicate \
+         verify` says"
     ))
 }
 

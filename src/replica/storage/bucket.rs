@@ -50,6 +50,14 @@ impl Environment {
     fn first(&self, names: &[&str]) -> Option<&str> {
         names.iter().find_map(|name| self.get(name))
     }
+
+    /// The servers that issue credentials. One server may be that and the storage, as in tests.
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+    fn issuers(&self, endpoint: Option<&str>) -> Vec<String> {
+        let named = ISSUERS.iter().filter_map(|name| self.get(name));
+        let alone = named.filter(|issuer| !endpoint.is_some_and(|endpoint| endpoint.starts_with(issuer)));
+        alone.map(str::to_owned).collect()
+    }
 }
 
 /// A bucket that requests can be sent to.
@@ -81,7 +89,19 @@ pub(super) struct Access {
     pub(super) region: String,
     /// What no text may contain.
     pub(super) secrets: Vec<String>,
+    /// The URLs of servers that issue credentials, as the environment names them.
+    pub(super) issuers: Vec<String>,
 }
+
+/// The variables that name such a server.
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+const ISSUERS: &[&str] = &[
+    "AWS_METADATA_ENDPOINT",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_ENDPOINT_URL_STS",
+    "AZURE_MSI_ENDPOINT",
+    "AZURE_AUTHORITY_HOST",
+];
 
 pub(super) fn connect(url: &BucketUrl, environment: &Environment) -> Result<Bucket, StorageError> {
     match url.service {
@@ -95,7 +115,8 @@ pub(super) fn connect(url: &BucketUrl, environment: &Environment) -> Result<Buck
         missing => {
             let feature = missing.feature();
             Err(url.refuse(format!(
-                "larder was built without its feature `{feature}`: add it in Cargo.toml"
+                "larder was built without its feature `{feature}`: add it in Cargo.toml, or install the command with \
+                 `--features {feature}`"
             )))
         }
     }
@@ -183,16 +204,15 @@ mod s3 {
     ];
 
     pub(super) fn connect(url: &BucketUrl, environment: &Environment) -> Result<Bucket, StorageError> {
-        let (bucket, of_host) = match url.host.split_once(".s3.") {
-            Some((bucket, rest)) if rest.ends_with("amazonaws.com") => (bucket, rest.split_once(".amazonaws")),
-            _ => (url.host.as_str(), None),
-        };
+        let host = Host::of(&url.host);
+        let bucket = host.bucket;
         let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "LITESTREAM_S3_ENDPOINT"];
-        let endpoint = url.parameter("endpoint").or_else(|| environment.first(&variables));
+        let endpoint = url.parameter("endpoint").or(host.endpoint.as_deref());
+        let endpoint = endpoint.or_else(|| environment.first(&variables));
         let endpoint = endpoint.map(with_scheme);
         let region = url
             .parameter("region")
-            .or(of_host.map(|(region, _)| region))
+            .or(host.region)
             .or_else(|| environment.first(&["AWS_REGION", "AWS_DEFAULT_REGION"]))
             .unwrap_or("us-east-1");
         // A name with dots does not fit the certificate of `*.s3.amazonaws.com`.
@@ -234,6 +254,7 @@ mod s3 {
                 None => format!("bucket {bucket} in {region}"),
             },
             region: format!("it is {region}; set the parameter `region` of the URL, or AWS_REGION"),
+            issuers: environment.issuers(endpoint.as_deref()),
             ..Access::default()
         };
         let builder = with_credentials(builder, url, environment, &mut access)?;
@@ -296,6 +317,70 @@ mod s3 {
         Certificate::from_pem_bundle(&pem).map_err(|error| format!("AWS_CA_BUNDLE names {path}: {error}"))
     }
 
+    /// The host of a URL: the name of a bucket, or an address that a provider gives it. They are those that Litestream
+    /// knows.
+    #[derive(Debug, PartialEq)]
+    struct Host<'a> {
+        bucket: &'a str,
+        region: Option<&'a str>,
+        endpoint: Option<String>,
+    }
+
+    impl<'a> Host<'a> {
+        fn of(host: &'a str) -> Self {
+            Self::of_provider(host).unwrap_or(Self {
+                bucket: host,
+                region: None,
+                endpoint: None,
+            })
+        }
+
+        fn of_provider(host: &'a str) -> Option<Self> {
+            if let Some((name, port)) = host.split_once(':') {
+                return Some(Self {
+                    bucket: name.strip_suffix(".localhost")?,
+                    region: None,
+                    endpoint: Some(format!("http://localhost:{port}")),
+                });
+            }
+            if let Some(name) = host.strip_suffix(".amazonaws.com") {
+                let (bucket, region) = match name.strip_suffix(".s3") {
+                    Some(bucket) => (bucket, None),
+                    None => name
+                        .rsplit_once(".s3.")
+                        .map(|(bucket, region)| (bucket, Some(region)))?,
+                };
+                return Some(Self {
+                    bucket,
+                    region,
+                    endpoint: None,
+                });
+            }
+            if let Some(bucket) = host.strip_suffix(".s3.filebase.com") {
+                return Some(Self {
+                    bucket,
+                    region: None,
+                    endpoint: Some("https://s3.filebase.com".into()),
+                });
+            }
+            let providers = [
+                (".s3", ".backblazeb2.com"),
+                (".s3", ".scw.cloud"),
+                ("", ".digitaloceanspaces.com"),
+            ];
+            providers.iter().find_map(|(before, after)| {
+                let (name, region) = host.strip_suffix(after)?.rsplit_once('.')?;
+                let bucket = name.strip_suffix(before)?;
+                let server = &host[bucket.len() + 1..];
+                Some(Self {
+                    bucket,
+                    region: Some(region),
+                    endpoint: Some(format!("https://{server}")),
+                })
+            })
+        }
+    }
+
     /// An endpoint may come without a scheme. On this machine and in private networks it is `http`, as in Litestream.
     fn with_scheme(endpoint: &str) -> String {
         if endpoint.starts_with("http://") || endpoint.starts_with("https://") {
@@ -327,6 +412,43 @@ mod s3 {
     #[cfg(test)]
     mod tests {
         use super::*;
+
+        #[test]
+        fn providers_hosts_are_taken_apart() {
+            for (host, bucket, region, endpoint) in [
+                ("app", "app", None, None),
+                ("data.example.com", "data.example.com", None, None),
+                ("app.localhost:9000", "app", None, Some("http://localhost:9000")),
+                ("app.localhost", "app.localhost", None, None),
+                ("app.s3.amazonaws.com", "app", None, None),
+                ("a.b.s3.eu-west-1.amazonaws.com", "a.b", Some("eu-west-1"), None),
+                ("app.s3.filebase.com", "app", None, Some("https://s3.filebase.com")),
+                (
+                    "a.b.s3.us-west-000.backblazeb2.com",
+                    "a.b",
+                    Some("us-west-000"),
+                    Some("https://s3.us-west-000.backblazeb2.com"),
+                ),
+                (
+                    "app.s3.fr-par.scw.cloud",
+                    "app",
+                    Some("fr-par"),
+                    Some("https://s3.fr-par.scw.cloud"),
+                ),
+                (
+                    "app.nyc3.digitaloceanspaces.com",
+                    "app",
+                    Some("nyc3"),
+                    Some("https://nyc3.digitaloceanspaces.com"),
+                ),
+                // Without a bucket it is no address of one.
+                ("nyc3.digitaloceanspaces.com", "nyc3.digitaloceanspaces.com", None, None),
+            ] {
+                let found = Host::of(host);
+                assert_eq!((found.bucket, found.region), (bucket, region), "{host}");
+                assert_eq!(found.endpoint.as_deref(), endpoint, "{host}");
+            }
+        }
 
         #[test]
         fn endpoints_get_litestreams_scheme() {
@@ -365,6 +487,7 @@ mod gcs {
             target: format!("bucket {}", url.host),
             credentials: "no variable names credentials, so they are gcloud's own or those of the machine's role"
                 .into(),
+            issuers: environment.issuers(url.parameter("endpoint")),
             ..Access::default()
         };
         for name in VARIABLES {
@@ -432,6 +555,7 @@ mod azure {
                           LITESTREAM_AZURE_ACCOUNT_KEY, LITESTREAM_AZURE_SAS_TOKEN), so the credentials are those of \
                           AZURE_CLIENT_ID or of the machine's identity"
                 .into(),
+            issuers: environment.issuers(url.parameter("endpoint")),
             ..Access::default()
         };
         let mut secrets = SECRETS.iter();

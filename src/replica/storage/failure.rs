@@ -109,6 +109,20 @@ fn explain_bucket(error: &object_store::Error, access: &Access) -> (FailureKind,
     let answer = Answer::of(error);
     let told = answer.told();
     let code = answer.code.as_str();
+    if is_about_credentials(error, access) {
+        // The server of the credentials answered, or nothing did: its answer says nothing of the bucket.
+        let told = match io_error(error) {
+            Some(error) if answer.status.is_none() => error.to_string(),
+            _ => told,
+        };
+        return match answer.status {
+            Some(429 | 500..) => (
+                Transient,
+                format!("the server that has the credentials fails ({told}): {credentials}"),
+            ),
+            _ => (Permanent, format!("there are no credentials ({told}): {credentials}")),
+        };
+    }
     // https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
     let wrong_region = [
         "PermanentRedirect",
@@ -129,7 +143,11 @@ fn explain_bucket(error: &object_store::Error, access: &Access) -> (FailureKind,
             Permanent,
             format!("the clock of this machine is wrong ({told}): set it, and keep it set by NTP"),
         ),
-        (Some(404), _) => (NotFound, format!("there is no such object in {target}")),
+        (Some(404), _) if matches!(error, object_store::Error::NotFound { .. }) => {
+            (NotFound, format!("there is no such object in {target}"))
+        }
+        // Of a list, which no object can be missing for.
+        (Some(404), _) => (Permanent, no_storage(target, &told)),
         (Some(401 | 403), _) => {
             let advice = "they must be valid, and may list, read, write and delete objects below the prefix";
             (
@@ -140,16 +158,29 @@ fn explain_bucket(error: &object_store::Error, access: &Access) -> (FailureKind,
         (Some(409 | 429 | 500..), _) => (Transient, format!("{target} is overloaded or fails ({told})")),
         (Some(_), _) => (Permanent, format!("{target} refuses the request ({told})")),
         (None, _) => match io_error(error) {
-            _ if is_about_credentials(error) => {
-                (Permanent, format!("there are no credentials ({told}): {credentials}"))
-            }
             Some(error) => (Transient, format!("there is no connection to {target}: {error}")),
-            None => (
-                Transient,
-                format!("the request to {target} failed: {}", last_cause(error)),
-            ),
+            None => match last_cause(error) {
+                // A proxy may have answered, so it may be another one's answer the next time.
+                cause if cause.ends_with("missing from response") => (Transient, no_storage(target, &cause)),
+                cause => (Transient, format!("the request to {target} failed: {cause}")),
+            },
         },
     }
+}
+
+/// What is said of a server that answers as no object storage does: the console of one, or the website of a company.
+pub(super) fn no_storage(target: &str, told: &str) -> String {
+    format!(
+        "{target} is missing, or what answers there is no storage for objects ({told}): correct the URL, its parameter \
+         `endpoint`, or the variable that names the endpoint"
+    )
+}
+
+/// Whether a write failed because its place is missing, of which the server says no more.
+pub(super) fn has_no_place(error: &object_store::Error) -> Option<String> {
+    let answer = Answer::of(error);
+    let is_missing = matches!(error, object_store::Error::NotFound { .. }) && answer.code.is_empty();
+    is_missing.then(|| answer.told())
 }
 
 /// What a server answered.
@@ -208,18 +239,48 @@ pub(super) fn is_conflict(error: &object_store::Error) -> bool {
 }
 
 /// Whether the request for credentials failed, which every request makes first.
-fn is_about_credentials(error: &object_store::Error) -> bool {
-    let text = error.to_string();
-    [
-        "169.254.169.254",
-        "169.254.170.2",
+///
+/// The bucket's own answers have variants of their own, but for those to a list and for failures of the server. The rest is
+/// told apart by the URL, in which the names of the bucket and of its objects must not count: they may have any words in
+/// them.
+fn is_about_credentials(error: &object_store::Error, access: &Access) -> bool {
+    let object_store::Error::Generic { source, .. } = error else {
+        return false;
+    };
+    let text = source.to_string();
+    if text.contains("DeleteObjects") {
+        return false;
+    }
+    // What was requested, then the answer.
+    let request = text.split_once(" - ").map_or(text.as_str(), |(request, _)| request);
+    let Some(at) = request.find("://") else {
+        let signs = ["credential", "token", "Token", "AssumeRole", "instance metadata"];
+        return signs.iter().any(|sign| request.contains(sign));
+    };
+    let url = &request[request[..at].rfind(' ').map_or(0, |space| space + 1)..];
+    let url = url.split([' ', '?']).next().unwrap_or_default();
+    if access.issuers.iter().any(|issuer| url.starts_with(issuer.as_str())) {
+        return true;
+    }
+    let (host, path) = url
+        .split_once("://")
+        .map_or((url, ""), |(_, rest)| rest.split_once('/').unwrap_or((rest, "")));
+    let issuers = [
+        "169.254.",
+        "[fd00:ec2:",
         "metadata.google.internal",
-        "/latest/api/token",
-        "instance metadata",
-        "credential",
-    ]
-    .iter()
-    .any(|sign| text.contains(sign))
+        "oauth2.googleapis.com",
+        "iamcredentials.googleapis.com",
+        "sts.",
+        "login.microsoftonline.com",
+    ];
+    let paths = [
+        "latest/api/token",
+        "latest/meta-data/iam/",
+        "computeMetadata/v1/",
+        "metadata/identity/",
+    ];
+    issuers.iter().any(|issuer| host.starts_with(issuer)) || paths.iter().any(|known| path.starts_with(known))
 }
 
 /// The text of the error at the bottom of it.

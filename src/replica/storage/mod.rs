@@ -35,7 +35,7 @@ mod url;
 
 use std::fmt;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -107,6 +107,8 @@ struct Located {
     timestamp: &'static str,
     patience: Duration,
     is_unconditional: bool,
+    /// Whether an object that cannot be there was looked for, and not found.
+    has_told_apart: Arc<AtomicBool>,
 }
 
 /// The contents of a file that is to be written.
@@ -195,6 +197,7 @@ impl Located {
             timestamp: TIMESTAMP,
             patience: Environment::PATIENCE,
             is_unconditional: false,
+            has_told_apart: Arc::default(),
         }
     }
 }
@@ -343,16 +346,37 @@ impl Storage {
     ///
     /// The storage fails.
     pub async fn find(&self, level: u8, txids: Txids) -> Result<Option<FileInfo>> {
-        match self.head(&self.key(level, txids)).await {
-            Ok(found) => Ok(Some(FileInfo {
-                level,
-                txids,
-                size: found.meta.size,
-                modified: modified(&found.meta),
-            })),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
+        let found = match self.head(&self.key(level, txids)).await {
+            Ok(found) => found,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        self.refuse_all_alike().await?;
+        Ok(Some(FileInfo {
+            level,
+            txids,
+            size: found.meta.size,
+            modified: modified(&found.meta),
+        }))
+    }
+
+    /// Refuses a server that has every object it is asked for: the console of a storage, or a website that answers each
+    /// path with its first page. Looking for the newest file would not end there.
+    async fn refuse_all_alike(&self) -> Result<()> {
+        let Some(access) = &self.place.access else {
+            return Ok(());
+        };
+        if self.place.has_told_apart.load(Relaxed) {
+            return Ok(());
         }
+        let never = self.key(0, Txids::one(u64::MAX));
+        if self.exists(&never).await? {
+            let told = format!("it has each object that it is asked for, also {never}");
+            let what = "cannot be used".to_owned();
+            return Err(self.failure(what, FailureKind::Permanent, failure::no_storage(&access.target, &told)));
+        }
+        self.place.has_told_apart.store(true, Relaxed);
+        Ok(())
     }
 
     /// A whole file.

@@ -113,7 +113,19 @@ impl Storage {
         match self.put_conditionally(key, bytes, options).await? {
             Ok(_) => Ok(Created::New),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Exists),
-            Err(error) => Err(self.unwritten(key, error)),
+            Err(error) => Err(self.uncreated(key, error)),
+        }
+    }
+
+    /// A write without an object that could be missing: the place is.
+    fn uncreated(&self, key: &Path, error: object_store::Error) -> StorageError {
+        let told = failure::has_no_place(&error).zip(self.place.access.as_ref());
+        match told {
+            Some((told, access)) => {
+                let reason = failure::no_storage(&access.target, &told);
+                self.failure(format!("{key} could not be written"), FailureKind::Permanent, reason)
+            }
+            None => self.unwritten(key, error),
         }
     }
 

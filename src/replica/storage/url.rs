@@ -132,8 +132,20 @@ impl BucketUrl {
         };
         let (host, path) = place.split_once('/').unwrap_or((place, ""));
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-._$".contains(c);
-        if host.is_empty() || !host.chars().all(is_name) {
+        let (name, port) = match host.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (host, None),
+        };
+        let is_port = |port: &str| !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit());
+        if name.is_empty() || !name.chars().all(is_name) || port.is_some_and(|port| !is_port(port)) {
             return Err(refuse("it names no bucket: SCHEME://BUCKET/PREFIX".into()));
+        }
+        // `bucket.localhost:9000`, as Litestream writes it; any other port belongs to a server.
+        let is_local = service == Service::S3 && name.len() > ".localhost".len() && name.ends_with(".localhost");
+        if port.is_some() && !is_local {
+            return Err(refuse(
+                "it has a server in the place of the bucket: SCHEME://BUCKET/PREFIX?endpoint=HOST:PORT".into(),
+            ));
         }
         let prefix = decoded(path).ok_or_else(|| {
             refuse("it has a per cent sign without two hexadecimal digits, or what they make is not UTF-8".into())
@@ -175,6 +187,11 @@ impl BucketUrl {
             }
             let value = decoded(value).ok_or_else(|| refuse(format!("the parameter `{name}` is not UTF-8")))?;
             if service.parameters().contains(&name.as_str()) {
+                if value.is_empty() {
+                    return Err(refuse(format!(
+                        "the parameter `{name}` is empty: give it a value, or leave it out"
+                    )));
+                }
                 parsed.parameters.insert(name, value);
             } else if !IGNORED.contains(&name.as_str()) {
                 let known = service.parameters().join("`, `");
@@ -185,12 +202,17 @@ impl BucketUrl {
         }
         match parsed.parameter("endpoint") {
             Some(endpoint) if endpoint.contains('@') => Err(secret()),
-            Some(endpoint) if endpoint.contains(['?', '#', ' ']) || endpoint.is_empty() => {
-                Err(refuse("the parameter `endpoint` is a host, or the URL of one".into()))
-            }
+            Some(endpoint) if endpoint.contains(['?', '#', ' ']) || has_other_scheme(endpoint) => Err(refuse(
+                "the parameter `endpoint` is a host, or the URL of one, with http:// or https://".into(),
+            )),
             _ => Ok(parsed),
         }
     }
+}
+
+fn has_other_scheme(endpoint: &str) -> bool {
+    let scheme = endpoint.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| !["http", "https"].contains(&scheme))
 }
 
 /// `forcePathStyle` is another spelling of `force-path-style`.
@@ -439,7 +461,13 @@ mod tests {
             ("s3://bucket/a#b", "no part after"),
             ("s3://bucket/a?region", "has no value"),
             ("s3://bucket/a?path=b", "the parameters are `endpoint`, `region`"),
-            ("s3://bucket/a?endpoint=", "is a host"),
+            ("s3://bucket/a?endpoint=", "`endpoint` is empty"),
+            ("s3://bucket/a?region=&endpoint=host", "`region` is empty"),
+            ("s3://bucket/a?endpoint=ftp://host", "is a host"),
+            ("s3://localhost:9000/bucket/a", "?endpoint=HOST:PORT"),
+            ("s3://.localhost:9000/a", "?endpoint=HOST:PORT"),
+            ("s3://bucket.localhost:/a", "no bucket"),
+            ("gs://bucket.localhost:9000/a", "?endpoint=HOST:PORT"),
             ("abs://account@container", "no prefix"),
         ] {
             let error = parse(url).unwrap_err().to_string();

@@ -415,6 +415,101 @@ fn storage_that_is_away_is_transient() {
 
 /// A repeated Create whose first answer was lost would be told that its own object exists.
 #[test]
+fn words_of_a_name_are_no_failure_of_credentials() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let storage = connect(&refused, "credential/latest/api/token", &environment(&[]));
+    for error in [
+        create(&storage, 1, "").unwrap_err(),
+        ask!(storage, list(0)).unwrap_err(),
+        ask!(storage, get(0, Txids::one(1))).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), FailureKind::Transient, "{error}");
+        let text = error.to_string();
+        assert!(text.contains("there is no connection to bucket bucket at"), "{text}");
+    }
+}
+
+#[test]
+fn answer_of_the_machines_role_is_not_the_buckets() {
+    for (status, kind, reason) in [
+        (
+            "404 Not Found",
+            FailureKind::Permanent,
+            "there are no credentials (status 404)",
+        ),
+        (
+            "403 Forbidden",
+            FailureKind::Permanent,
+            "there are no credentials (status 403)",
+        ),
+        (
+            "503 Service Unavailable",
+            FailureKind::Transient,
+            "the server that has the credentials fails (status 503)",
+        ),
+    ] {
+        // A machine without a role has a token, and no name of a role.
+        let metadata = Scripted::start(move |head, _| match head.starts_with("PUT") {
+            true => Answer::Reply("200 OK", "token".into()),
+            false => Answer::Reply(status, "<html></html>".into()),
+        });
+        let bucket = Scripted::start(|_, _| Answer::error("404 Not Found", "NoSuchKey", "no such key"));
+        let environment = Environment {
+            variables: vec![("AWS_METADATA_ENDPOINT".into(), metadata.url())],
+            ..Environment::of_process()
+        };
+        let storage = connect(&bucket.url(), "app", &environment);
+        for error in [
+            create(&storage, 1, "").unwrap_err(),
+            ask!(storage, list(0)).unwrap_err(),
+            ask!(storage, get(0, Txids::one(1))).unwrap_err(),
+            ask!(storage, read_owner()).unwrap_err(),
+        ] {
+            let text = shown(&error);
+            assert_eq!(error.kind(), kind, "{text}");
+            assert!(
+                text.contains(reason) && text.contains("neither AWS_ACCESS_KEY_ID"),
+                "{text}"
+            );
+        }
+        assert_eq!(bucket.requests(), [""; 0]);
+    }
+}
+
+#[test]
+fn website_is_no_storage() {
+    let page = || Answer::Reply("200 OK", "<html>Console</html>".into());
+    let website = Scripted::start(move |_, _| page());
+    let storage = connect(&website.url(), "app", &environment(&[]));
+    // Each object is there, so the search for the newest would not end.
+    let error = ask!(storage, find(0, Txids::one(1))).unwrap_err();
+    assert_eq!(error.kind(), FailureKind::Permanent);
+    let text = shown(&error);
+    assert!(
+        text.contains("no storage for objects (it has each object that it is asked for") && text.contains("`endpoint`"),
+        "{text}"
+    );
+    let error = create(&storage, 1, "").unwrap_err();
+    assert!(shown(&error).contains("no storage for objects"), "{}", shown(&error));
+
+    let strange = Scripted::start(|_, _| Answer::Reply("404 Not Found", "<html>Not here</html>".into()));
+    let storage = connect(&strange.url(), "app", &environment(&[]));
+    for error in [
+        create(&storage, 1, "").unwrap_err(),
+        ask!(storage, list(0)).unwrap_err(),
+    ] {
+        let text = shown(&error);
+        assert_eq!(error.kind(), FailureKind::Permanent, "{text}");
+        assert!(text.contains("no storage for objects (status 404)"), "{text}");
+    }
+    // An object may be missing all the same.
+    let found = ask!(storage, find(0, Txids::one(1))).unwrap();
+    assert!(found.is_none(), "{found:?}");
+}
+
+#[test]
 fn write_with_a_condition_is_sent_once() {
     for answer in [
         || Answer::Close,
