@@ -49,6 +49,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -130,6 +131,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         storage
     };
     let path = file::absolute(path)?;
+    refuse_own_files(&path, &storage)?;
     open_files::refuse_open(&path)?;
     // Before anything is looked at: a store of this file may be closing, and still change all of it.
     let open_spool = || Spool::open_within(&path, settings.busy_timeout).map_err(|error| cannot_spool(&path, error));
@@ -210,6 +212,43 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
     Err(prepared.storage.contended().into())
 }
 
+/// The size of the pages of a database, which no connection of this process has open; `None` if there is none.
+fn page_size_of(path: &Path) -> io::Result<Option<u32>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut size = [0; 2];
+    match file.read_exact_at(&mut size, 16) {
+        // SQLite tells what is wrong with it.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        read => read.map(|()| match u16::from_be_bytes(size) {
+            1 => Some(65536),
+            size if size.is_power_of_two() && size >= 512 => Some(size.into()),
+            _ => None,
+        }),
+    }
+}
+
+/// Refuses a folder of the database's own files: it would be moved, copied and lost with them.
+fn refuse_own_files(path: &Path, storage: &Storage) -> Result<()> {
+    let spool = Spool::folder_of(path);
+    let problem = if storage.is_within(path) {
+        format!("{storage} is the path of the database: give the replica a folder of its own")
+    } else if storage.is_within(&spool) {
+        format!(
+            "{storage} is in {}, where the store keeps what is not uploaded yet: give the replica a folder of its own",
+            spool.display()
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::Options {
+        option: "replicate_to",
+        problem: format!("{problem}, on another disk"),
+    })
+}
+
 impl Prepared {
     /// Restores a database whose file does not exist, and refuses one that does not go on from the replica, or restores the
     /// replica in its place.
@@ -238,7 +277,7 @@ impl Prepared {
         if is_copy && !is_behind {
             self.refuse_unowned()?;
         }
-        Ok(())
+        self.refuse_page_size(path)
     }
 
     /// Goes on behind the daemon of Litestream, if it has replicated this database since. Returns whether it has.
@@ -357,7 +396,8 @@ impl Prepared {
             // Nothing of it was ever uploaded, or nothing of it is missing.
             Some(position) if tip > 0 || position.txid == 0 || self.spool_goes_on(0) => return Ok(()),
             Some(position) => format!(
-                "the replica has been emptied, and the database was replicated up to transaction {}",
+                "the replica has been emptied, or its URL is not the one of before: the database was replicated up to \
+                 transaction {}",
                 position.txid
             ),
         };
@@ -637,6 +677,58 @@ impl Prepared {
         Ok(replication)
     }
 
+    /// Refuses a database whose pages have another size than those in the replica: a restore takes all files of one size.
+    fn refuse_page_size(&self, path: &Path) -> Result<()> {
+        let page_size = page_size_of(path).map_err(|error| cannot_read(path, error))?;
+        let there = page_size.and_then(|here| Some((here, self.page_size_there().transpose()?)));
+        let Some((page_size, there)) = there else {
+            return Ok(());
+        };
+        let there = there?;
+        if there == page_size {
+            return Ok(());
+        }
+        Err(Error::Diverged {
+            path: path.into(),
+            url: self.storage.to_string(),
+            problem: format!(
+                "its pages have {page_size} bytes, and those in the replica {there}: a replica has pages of one size. If the \
+                 database is the one to keep, choose another URL, to which all of it is uploaded; or close every program that \
+                 has it open, and run PRAGMA journal_mode = DELETE, PRAGMA page_size = {there} and VACUUM. If the replica is, \
+                 call ReplicaOptions::on_divergence(OnDivergence::Restore), which sets the database aside"
+            ),
+        })
+    }
+
+    /// The size of the pages in the replica; `None` if it has none yet.
+    fn page_size_there(&self) -> Result<Option<u32>> {
+        let tip = self.tip();
+        if tip == 0 && self.there.is_ok() {
+            return Ok(None);
+        }
+        if let Some(position) = self.position.filter(|position| position.txid > 0 && !self.is_anothers) {
+            return Ok(Some(position.page_size));
+        }
+        if tip == 0 {
+            return Ok(None);
+        }
+        let storage = self.storage.clone();
+        let page_size = request(&self.storage, async move {
+            let txids = Txids::one(tip);
+            let there = match storage.reader(0, txids).await {
+                Err(error) if error.is_not_found() => return Ok(None),
+                other => other?,
+            };
+            let read = runtime::blocking(move || {
+                let decoder = Decoder::new(there).map_err(io::Error::other)?;
+                Ok(Some(decoder.header().page_size))
+            });
+            let read = read.await.and_then(|read| read);
+            read.map_err(|error| storage.unread_object(txids, &error))
+        });
+        Ok(page_size?)
+    }
+
     /// Where captures go on, and how.
     fn go_on(&self, log: &File, page_size: u32, committed: Committed) -> io::Result<(Position, Start, Resumed)> {
         let new = Position {
@@ -665,6 +757,7 @@ impl Prepared {
         let rebase = |txid, reason: String| {
             let position = Position {
                 txid,
+                page_size,
                 log: None,
                 emptied: false,
                 file: None,
@@ -691,6 +784,7 @@ impl Prepared {
             let newest = self.spool.newest().map_or(there, |newest| newest.txid);
             return rebase(if self.there.is_ok() { tip } else { newest }, missing.into());
         }
+        // The replica has none of the size before.
         if position.page_size != page_size {
             return rebase(position.txid, "the size of the pages has changed".into());
         }

@@ -84,6 +84,19 @@ impl Folder {
         self.root == other.root || matches!((real(self), real(other)), (Ok(one), Ok(other)) if one == other)
     }
 
+    /// Whether it is that path, or below it. Neither has to exist.
+    pub(super) fn is_within(&self, path: &FsPath) -> bool {
+        let real = |path: &FsPath| {
+            let known = path
+                .ancestors()
+                .find_map(|above| Some((above, fs::canonicalize(above).ok()?)));
+            let (above, real) = known?;
+            Some(real.join(path.strip_prefix(above).ok()?))
+        };
+        self.root.starts_with(path)
+            || matches!((real(&self.root), real(path)), (Some(own), Some(path)) if own.starts_with(&path))
+    }
+
     fn path(&self, location: &Path) -> PathBuf {
         let parts: PathBuf = location.parts().map(|part| part.as_ref().to_owned()).collect();
         self.root.join(parts)

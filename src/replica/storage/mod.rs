@@ -300,6 +300,12 @@ impl Storage {
         }
     }
 
+    /// Whether it is that folder, or in it.
+    pub(crate) fn is_within(&self, folder: &std::path::Path) -> bool {
+        let own = self.place.folder.as_ref();
+        own.is_some_and(|own| own.is_within(folder))
+    }
+
     /// Whether writes have their conditions.
     pub fn is_conditional(&self) -> bool {
         !self.place.is_unconditional

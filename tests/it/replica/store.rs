@@ -912,6 +912,80 @@ fn emptied_replica_is_refused() {
 }
 
 #[test]
+fn pages_of_another_size_take_another_replica() {
+    let place = Place::new();
+    let store = place.open();
+    fill(&store, 10);
+    close(store);
+    let rebuild = |page_size: u32| {
+        let database = Connection::open(place.database()).unwrap();
+        let sql = format!("PRAGMA journal_mode = DELETE; PRAGMA page_size = {page_size}; VACUUM");
+        database.execute_batch(&sql).unwrap();
+    };
+    rebuild(8192);
+    let rebases = place.to().on_divergence(OnDivergence::Rebase);
+    for replica in [place.to(), rebases.clone()] {
+        let error = Options::new().replicate_to(replica).open(place.database()).unwrap_err();
+        assert!(matches!(error, Error::Diverged { .. }), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("have 8192 bytes, and those in the replica 4096"),
+            "{text}"
+        );
+    }
+    // As one that was never replicated: nothing but the replica knows the size.
+    let copy = place.folder.path().join("data/copy.db");
+    fs::copy(place.database(), &copy).unwrap();
+    let error = Options::new().replicate_to(rebases.clone()).open(&copy).unwrap_err();
+    assert!(error.to_string().contains("those in the replica 4096"), "{error}");
+    // The ways out.
+    let elsewhere = place.folder.path().join("elsewhere");
+    let store = Options::new()
+        .replicate_to(unmerged(elsewhere.to_str().unwrap()))
+        .open(&copy)
+        .unwrap();
+    close(store);
+    rebuild(4096);
+    let store = place.open();
+    fill(&store, 10);
+    close(store);
+    place.compare_closed();
+    // An emptied replica has no size.
+    rebuild(512);
+    fs::remove_dir_all(place.replica()).unwrap();
+    let store = Options::new().replicate_to(rebases).open(place.database()).unwrap();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    close(store);
+}
+
+#[test]
+fn own_files_of_the_database_are_no_replica() {
+    let place = Place::new();
+    let database = place.database();
+    let spool = database.with_file_name("app.db-replica");
+    for (replica, part) in [
+        (database.clone(), "is the path of the database"),
+        (spool.clone(), "keeps what is not uploaded yet"),
+        (spool.join("deeper"), "keeps what is not uploaded yet"),
+        (
+            place.folder.path().join("data/../data/app.db-replica"),
+            "keeps what is not uploaded yet",
+        ),
+    ] {
+        let replica = place.to_url(replica.to_str().unwrap());
+        let error = Options::new().replicate_to(replica).open(&database).unwrap_err();
+        assert!(matches!(error, Error::Options { .. }), "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert!(!database.exists() && !spool.exists());
+    // Beside it is another disk's matter.
+    let beside = place.to_url(database.with_file_name("app.db-replicas").to_str().unwrap());
+    let store = Options::new().replicate_to(beside).open(&database).unwrap();
+    fill(&store, 1);
+    close(store);
+}
+
+#[test]
 fn replica_that_cannot_be_used_is_told_at_opening() {
     let place = Place::new();
     let store = place.open();
