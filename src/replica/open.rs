@@ -29,8 +29,9 @@
 //! - it was begun again once, or cut to nothing (after an exclusive store), or
 //! - the database file has the size and the times with which closing left it: what is in the log came later.
 //!
-//! One thing is assumed in the second case: that no other process wrote to the file while no store had it open, emptied
-//! the log, and was killed itself.
+//! The second case is not one if there is a `-shm`: an exclusive store has none, so another process had the file open since,
+//! and may have appended to the log before it was begun again. One thing is assumed: that no process with an index on its
+//! heap wrote to the file while no store had it open, emptied the log, and was killed itself.
 //!
 //! If the storage does not answer, and there is a position, the store opens without it and asks later (`enter.rs`).
 //!
@@ -106,6 +107,8 @@ pub(crate) struct Prepared {
     stamps: Option<Stamps>,
     /// Whether there was a log without a byte before the file was opened.
     had_empty_log: bool,
+    /// Whether there was a `-shm` then, which an exclusive store does not have.
+    had_index: bool,
     /// The new name of the database in whose place the replica was restored.
     set_aside: Option<PathBuf>,
 }
@@ -190,6 +193,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         was_follower,
         stamps: file.as_ref().map(Stamps::of),
         had_empty_log: fs::metadata(log_of(&path)).is_ok_and(|log| log.len() == 0),
+        had_index: index_of(&path).exists(),
         set_aside: None,
     };
     prepared.refuse_others(&path)?;
@@ -611,6 +615,10 @@ impl Prepared {
         let (position, start, resumed) = self.go_on(&log, page_size, committed).map_err(failed)?;
         let alone = settings.access == Access::Exclusive;
         let position = Position { alone, ..position };
+        if alone && self.had_index {
+            // By it the next opening would take this store for a shared one. If it stays, that begins with a full file.
+            let _ = fs::remove_file(index_of(path));
+        }
         let clock = Arc::new(StorageClock::new());
         if let Ok(there) = &self.there {
             clock.set(there.now);
@@ -811,6 +819,7 @@ impl Prepared {
         committed: Committed,
     ) -> io::Result<Option<(Option<WalScan>, u32)>> {
         let header = header_of(log)?;
+        let was_alone = position.alone && !self.had_index;
         let scan = match (&position.log, header) {
             (Some(at), Some(header)) if header.salts == at.salts => {
                 let mut scan = WalScan::new(header, header.start());
@@ -824,11 +833,11 @@ impl Prepared {
             (Some(at), Some(header))
                 if position.emptied
                     && at.is_followed_by(&header)
-                    && (position.alone || at.was_the_end(log, &header, committed.frames)?) =>
+                    && (was_alone || at.was_the_end(log, &header, committed.frames)?) =>
             {
                 None
             }
-            (_, None) if position.emptied && position.alone && self.had_empty_log => None,
+            (_, None) if position.emptied && was_alone && self.had_empty_log => None,
             // Whatever is in the log was committed after closing, or after the restore.
             _ if position.emptied && position.file.is_some() && self.stamps == position.file => None,
             _ => return Ok(None),
@@ -938,6 +947,13 @@ pub(super) fn header_of(log: &File) -> io::Result<Option<WalHeader>> {
         // A log that SQLite does not take for one is empty to it.
         other => other.map(|()| WalHeader::parse(&bytes).ok()),
     }
+}
+
+/// The index of the log, if processes share it.
+fn index_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-shm");
+    name.into()
 }
 
 /// Asks the storage for the owner first: what is written after that changes its version. `known` is a transaction that

@@ -83,21 +83,27 @@ impl LogPosition {
     }
 
     /// Whether the log that has followed shows that the one before ended here: it has not reached this place, not even
-    /// with frames that are not committed, and the frame here is not one of that log.
+    /// with frames that are not committed, and the frame here is not one of that log. Where the file ends here, the frame
+    /// before is still one: otherwise the file may have been cut, and written up to here.
     pub(super) fn was_the_end(&self, log: &File, now: &wal::WalHeader, frames: u32) -> io::Result<bool> {
-        let mut salts = [0; 8];
-        let length = log.metadata()?.len();
         let here = now.offset(self.frames);
-        if frames > self.frames || length < here {
+        if frames > self.frames || log.metadata()?.len() < here {
             return Ok(false);
         }
-        match log.read_exact_at(&mut salts, here + 8) {
-            Ok(()) => {
-                let is_of = |log: [u32; 2]| salts[..4] == log[0].to_be_bytes() && salts[4..] == log[1].to_be_bytes();
-                Ok(!is_of(self.salts) && !is_of(now.salts))
+        let salts_at = |frame: u32| {
+            let mut salts = [0; 8];
+            match log.read_exact_at(&mut salts, now.offset(frame) + 8) {
+                Ok(()) => Ok(Some(salts)),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+                Err(error) => Err(error),
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
-            Err(error) => Err(error),
+        };
+        let is_of =
+            |log: [u32; 2], salts: [u8; 8]| salts[..4] == log[0].to_be_bytes() && salts[4..] == log[1].to_be_bytes();
+        match salts_at(self.frames)? {
+            Some(salts) => Ok(!is_of(self.salts, salts) && !is_of(now.salts, salts)),
+            None if self.frames == 0 => Ok(false),
+            None => Ok(salts_at(self.frames - 1)?.is_some_and(|salts| is_of(self.salts, salts))),
         }
     }
 }

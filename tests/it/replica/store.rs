@@ -634,6 +634,63 @@ fn position_and_newest(place: &Place) -> (u64, u64) {
     (txid.parse().unwrap(), u64::from_str_radix(&newest[..16], 16).unwrap())
 }
 
+/// Another process appends to the log of a killed store, empties it, and is killed, too. What it wrote is in the database
+/// alone, and no page of it is new.
+#[test]
+fn changes_of_a_killed_process_are_not_missed() {
+    for access in [Access::Shared, Access::Exclusive] {
+        for way in ["cut", "as long as before", "begun again"] {
+            let place = Place::new();
+            let store = place.options().access(access).open(place.database()).unwrap();
+            fill(&store, 9);
+            store.replica().unwrap().flush(PATIENCE).unwrap();
+            let position = spool_of(&place.database()).join("position");
+            wait_until("all of the log is in the database", || {
+                fs::read_to_string(&position).unwrap().contains("emptied 1")
+            });
+            let killed = copy_at_once(&place);
+            drop(store);
+            let log = killed.database().with_file_name("app.db-wal");
+            let length = || fs::metadata(&log).unwrap().len();
+            let end = length();
+            let other = Connection::open(killed.database()).unwrap();
+            let change = |n: u32| other.execute("UPDATE entry SET noise = randomblob(900) WHERE n = ?1", [n]);
+            change(5).unwrap();
+            let mode = if way == "begun again" { "PASSIVE" } else { "TRUNCATE" };
+            let sql = format!("PRAGMA wal_checkpoint({mode})");
+            other.query_row(&sql, [], |_| Ok(())).unwrap();
+            match way {
+                "cut" => assert_eq!(length(), 0),
+                "as long as before" => {
+                    while length() < end {
+                        change(1).unwrap();
+                    }
+                }
+                _ => (0..end / 4096).for_each(|_| {
+                    change(1).unwrap();
+                }),
+            }
+            let killed = copy_at_once(&killed);
+            drop(other);
+            let store = killed.options().access(access).open(killed.database()).unwrap();
+            fill(&store, 1);
+            close(store);
+            killed.compare_closed();
+            assert_eq!(killed.rebases().len(), 1, "{access:?}, {way}");
+        }
+    }
+}
+
+/// A copy of all files, while no process writes to them.
+fn copy_at_once(place: &Place) -> Place {
+    let copy = Place::new();
+    fs::remove_dir(copy.folder.path().join("data")).unwrap();
+    let from = place.folder.path().join(".");
+    let copied = Command::new("cp").arg("-r").arg(from).arg(copy.folder.path()).status();
+    assert!(copied.unwrap().success());
+    copy
+}
+
 #[test]
 fn log_emptied_by_another_before_closing_is_replicated() {
     let place = Place::new();
