@@ -16,12 +16,11 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
 
-use super::fence::{Entry, Holder};
 use super::levels::{Due, Levels};
 use super::replication::Replication;
 use super::runtime::{self, Closures};
 use super::spool::Sealed;
-use super::storage::{FailureKind, FileInfo, Result, Txids, gaps};
+use super::storage::{FailureKind, FileInfo, Result, Txids};
 use crate::runtime::sync::{Arc, Instant};
 use crate::telemetry::event::event;
 
@@ -34,9 +33,6 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// Between two looks at the clock of the storage, and at what unfinished uploads have left: a write, a read and a list.
 const CLOCK_EVERY: Duration = Duration::from_secs(60 * 60);
 
-/// Between two looks whether the replica is there still, unless a period of level 1 is shorter: one read.
-const PRESENCE_EVERY: Duration = Duration::from_secs(30);
-
 /// An upload that has not come to its end after so long does not.
 const LEFT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -46,10 +42,6 @@ struct Compaction {
     levels: Option<Levels>,
     /// When it looked at the clock of the storage.
     looked: Option<Instant>,
-    /// When it looked whether the replica is there still.
-    saw_owner: Option<Instant>,
-    /// When the levels have something to do; `None`: not before the next upload.
-    due: Option<SystemTime>,
     /// Whether the newest state could not be restored.
     is_damaged: bool,
 }
@@ -121,18 +113,13 @@ impl Replication {
         if !may() {
             return Ok(Some(now + FIRST_PAUSE));
         }
-        let look_again = now + self.presence_every();
-        self.find_emptied(compaction).await?;
-        let has_work = !self.uploads.lock().is_empty() || !self.damaged.lock().is_empty();
-        if compaction.levels.is_some() && !has_work && compaction.due.is_none_or(|due| due > now) {
-            return Ok(Some(compaction.due.map_or(look_again, |due| due.min(look_again))));
-        }
-        // If this fails, all of it is tried again.
-        compaction.due = Some(now);
         self.read_clock(compaction).await?;
         let levels = match &mut compaction.levels {
             Some(levels) => levels,
-            none => none.insert(self.open_levels().await?),
+            none => {
+                let (storage, spool) = (self.storage.clone(), self.spool.folder().to_owned());
+                none.insert(Levels::open(storage, self.options.times, spool).await?)
+            }
         };
         for (file, has_every_page) in std::mem::take(&mut *self.uploads.lock()) {
             match has_every_page {
@@ -161,81 +148,7 @@ impl Replication {
         }
         self.figures().snapshots(levels.last_snapshot(), levels.snapshot_due());
         let soonest = now + SHORTEST.min(self.options.times.levels[0]);
-        compaction.due = levels.next_due().map(|due| due.max(soonest));
-        Ok(Some(compaction.due.map_or(look_again, |due| due.min(look_again))))
-    }
-
-    fn presence_every(&self) -> Duration {
-        PRESENCE_EVERY.min(self.options.times.levels[0])
-    }
-
-    /// Looks from time to time whether the replica has an owner. If not, all of it was deleted while the store had it open,
-    /// or a part: uploads go on behind what is missing, and nothing could be restored from them. So the levels are listed
-    /// once more, and what they lack is written again, or a file with every page is.
-    async fn find_emptied(&self, compaction: &mut Compaction) -> Result<()> {
-        let every = self.presence_every();
-        if compaction.saw_owner.is_some_and(|saw| saw.elapsed() < every) {
-            return Ok(());
-        }
-        // A storage that is away is the uploader's to tell.
-        let Ok(holder) = self.fence.look().await else {
-            return Ok(());
-        };
-        if holder == Holder::Unknown {
-            let uploaded = self.progress().uploaded;
-            // If another store enters itself meanwhile, the next upload says so.
-            let entered = self.fence.enter(None, self.lineage(), SystemTime::now()).await?;
-            if entered != Entry::Entered {
-                return Ok(());
-            }
-            let uploads = std::mem::take(&mut *self.uploads.lock());
-            let mut levels = self.open_levels().await?;
-            // The others were deleted.
-            for (file, has_every_page) in uploads {
-                let is_there = levels
-                    .files()
-                    .iter()
-                    .any(|known| known.level == 0 && known.txids == file.txids);
-                match has_every_page {
-                    true if is_there => levels.uploaded_every_page(file),
-                    false if is_there => levels.uploaded(file),
-                    _ => {}
-                }
-            }
-            let newest = levels.files().iter().map(|file| file.txids.max).max().unwrap_or(0);
-            let behind = (newest < uploaded).then_some(Txids {
-                min: newest + 1,
-                max: uploaded,
-            });
-            let missing: Vec<Txids> = gaps(levels.files()).into_iter().chain(behind).collect();
-            let lacks = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            event!(
-                warn,
-                "larder::replica",
-                self.path,
-                { replica = %self.storage, lacks },
-                "owner.json of the replica is gone, so what is missing there is uploaded once more"
-            );
-            compaction.levels = Some(levels);
-            compaction.due = None;
-            let modified = SystemTime::now();
-            self.damaged.lock().extend(missing.into_iter().map(|txids| {
-                let file = FileInfo {
-                    level: 0,
-                    txids,
-                    size: 0,
-                    modified,
-                };
-                (file, "it was deleted while the store had the replica open".to_owned())
-            }));
-        }
-        compaction.saw_owner = Some(Instant::now());
-        Ok(())
-    }
-
-    async fn open_levels(&self) -> Result<Levels> {
-        let (storage, spool) = (self.storage.clone(), self.spool.folder().to_owned());
-        Levels::open(storage, self.options.times, spool).await
+        Ok(levels.next_due().map(|due| due.max(soonest)))
     }
 
     fn was_made(&self, file: FileInfo) {

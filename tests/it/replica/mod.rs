@@ -8,7 +8,6 @@ mod compaction;
 mod copied_volume;
 mod daemon;
 mod damage;
-mod deleted;
 #[cfg(feature = "async")]
 mod edge_example;
 pub(crate) mod far_behind;
