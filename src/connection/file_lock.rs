@@ -127,6 +127,29 @@ pub(crate) fn is_plain(path: &Path) -> Option<bool> {
     read.ok().map(|()| header == *HEADER)
 }
 
+/// The size of the pages of a database that is not encrypted, by the descriptor that is kept. `None` if there is no file, or
+/// its header names none.
+#[cfg(feature = "replicate")]
+pub(crate) fn page_size(path: &Path) -> io::Result<Option<u32>> {
+    let id = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        metadata => FileId::of(&metadata?),
+    };
+    let file = descriptor(path, id, Use::Read)?;
+    let mut header = [0; 18];
+    let read = file.read_exact_at(&mut header, 0);
+    give_back(&file, |_| {});
+    if read.is_err() || !header.starts_with(HEADER) {
+        // SQLite tells what is wrong with it.
+        return Ok(None);
+    }
+    Ok(match u16::from_be_bytes([header[16], header[17]]) {
+        1 => Some(65536),
+        size if size.is_power_of_two() && size >= 512 => Some(size.into()),
+        _ => None,
+    })
+}
+
 /// Whether another process has SQLite's locks on a database. `false` where the system has no such question.
 pub(crate) fn is_locked(path: &Path, id: FileId) -> io::Result<bool> {
     let file = descriptor(path, id, Use::Read)?;

@@ -293,6 +293,12 @@ impl Capture {
     /// Says that all of the log is in the database file, or is about to be moved there, so that it may begin again.
     pub(super) fn emptied(&mut self) -> Result<(), CaptureError> {
         if self.position.emptied {
+            if self.position.alone {
+                // Nothing was committed since, but a transaction that was rolled back, or a `TRUNCATE`, may have begun the
+                // log again already. If it begins once more, the next opening knows what follows by the file.
+                self.position.file = Stamps::take(&self.database);
+                self.is_kept = false;
+            }
             return self.keep_position();
         }
         self.position.emptied = true;

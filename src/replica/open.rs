@@ -29,8 +29,8 @@
 //! - it was begun again once, or cut to nothing (after an exclusive store), or
 //! - the database file has the size and the times with which closing left it: what is in the log came later.
 //!
-//! The second case is not one if there is a `-shm`: an exclusive store has none, so another process had the file open since,
-//! and may have appended to the log before it was begun again. One thing is assumed: that no process with an index on its
+//! The second case is not one if there is a `-shm`. An exclusive store has none, so another process may have had the file
+//! open since, and appended to the log before it was begun again. One thing is assumed: that no process with an index on its
 //! heap wrote to the file while no store had it open, emptied the log, and was killed itself.
 //!
 //! If the storage does not answer, and there is a position, the store opens without it and asks later (`enter.rs`).
@@ -50,7 +50,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -74,7 +73,7 @@ use super::spool::{Sealed, Spool, SpoolError};
 use super::storage::{self, FailureKind, Storage, StorageError, Txids, all_files, request};
 use super::wal::{HEADER_SIZE, WalHeader, WalScan};
 use crate::connection::file::must_exist;
-use crate::connection::{file, open_files};
+use crate::connection::{file, file_lock, open_files};
 use crate::error::{Error, Result};
 use crate::options::{Access, Settings};
 use crate::runtime::sync::Arc;
@@ -214,24 +213,6 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         prepared.go_on_or_restore(&path, settings, false)?;
     }
     Err(prepared.storage.contended().into())
-}
-
-/// The size of the pages of a database, which no connection of this process has open; `None` if there is none.
-fn page_size_of(path: &Path) -> io::Result<Option<u32>> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
-    let mut size = [0; 2];
-    match file.read_exact_at(&mut size, 16) {
-        // SQLite tells what is wrong with it.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        read => read.map(|()| match u16::from_be_bytes(size) {
-            1 => Some(65536),
-            size if size.is_power_of_two() && size >= 512 => Some(size.into()),
-            _ => None,
-        }),
-    }
 }
 
 /// Refuses a folder of the database's own files: it would be moved, copied and lost with them.
@@ -615,10 +596,6 @@ impl Prepared {
         let (position, start, resumed) = self.go_on(&log, page_size, committed).map_err(failed)?;
         let alone = settings.access == Access::Exclusive;
         let position = Position { alone, ..position };
-        if alone && self.had_index {
-            // By it the next opening would take this store for a shared one. If it stays, that begins with a full file.
-            let _ = fs::remove_file(index_of(path));
-        }
         let clock = Arc::new(StorageClock::new());
         if let Ok(there) = &self.there {
             clock.set(there.now);
@@ -633,6 +610,11 @@ impl Prepared {
         if !matches!(start, Start::Goes) {
             // A process that is killed before the full file is there begins with one as well.
             capture.fall_back(position.txid).map_err(failed)?;
+        }
+        if alone && self.had_index {
+            // Only now: the position on the disk does without it. By it the next opening would take this store for a shared
+            // one; if it stays, that begins with a full file.
+            let _ = fs::remove_file(index_of(path));
         }
         // What may be sealed beyond it belongs to no history, and none of it belongs to another's.
         let is_foreign = self.is_anothers || self.position.is_some_and(|own| self.tip() > own.txid);
@@ -687,7 +669,7 @@ impl Prepared {
 
     /// Refuses a database whose pages have another size than those in the replica: a restore takes all files of one size.
     fn refuse_page_size(&self, path: &Path) -> Result<()> {
-        let page_size = page_size_of(path).map_err(|error| cannot_read(path, error))?;
+        let page_size = file_lock::page_size(path).map_err(|error| cannot_read(path, error))?;
         let there = page_size.and_then(|here| Some((here, self.page_size_there().transpose()?)));
         let Some((page_size, there)) = there else {
             return Ok(());
@@ -856,7 +838,8 @@ impl Prepared {
     }
 }
 
-/// The position; or the end of the newest sealed file, if a power cut has taken the position that came after it.
+/// The position; or the end of the newest sealed file, if there is no position of it: a power cut may have taken it, or a kill
+/// come before it.
 fn last_position(spool: &Spool, path: &Path) -> io::Result<Option<Position>> {
     let position = spool.position()?;
     let is_newer = |newest: &Sealed| position.is_none_or(|position| position.txid < newest.txid);

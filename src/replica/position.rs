@@ -28,7 +28,7 @@ pub(super) struct Position {
     pub(super) lineage: u64,
     /// Who owns the replica here: a random number that was chosen with the spool.
     pub(super) node: u64,
-    /// The last transaction, that is the last sealed file.
+    /// The last transaction. A sealed file may be newer, whose header then says where the log goes on.
     pub(super) txid: u64,
     /// Its time, in milliseconds since 1970.
     pub(super) timestamp: i64,

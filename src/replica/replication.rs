@@ -515,9 +515,11 @@ impl Replication {
             let is_first = self.held.seal(newest, capture.position().txid);
             match sealed {
                 Some(sealed) => {
-                    self.was_sealed(sealed, capture);
                     // Where replies wait for the upload, the position waits for the next checkpoint or interval.
-                    if is_first { Ok(()) } else { capture.keep_position() }
+                    if !is_first || self.progress().failing.is_some() {
+                        capture.keep_position()?;
+                    }
+                    self.was_sealed(sealed, capture);
                 }
                 None => {
                     self.tell_of_last_seal(capture);
@@ -526,10 +528,15 @@ impl Replication {
                         self.reached.notify_one();
                     }
                     // No checkpoint runs without it, and that tells the error.
-                    let _ = capture.keep_position();
-                    Ok(())
+                    if capture.keep_position().is_ok() && self.progress().unsealed.is_some() {
+                        self.reach(|progress| {
+                            progress.unsealed = None;
+                            progress.disk_is_full = false;
+                        });
+                    }
                 }
             }
+            Ok(())
         });
         match &result {
             Ok(()) => {}

@@ -16,8 +16,7 @@
 //!
 //! A file gets its name once it is on the disk, so each file with a name is whole. Those in `tmp` are deleted when the
 //! spool is opened. What was uploaded stays until it is merged, so that the merge does not download it. The newest sealed
-//! file stays, even when it is in the replica: its header says where the log goes on, should a power cut have taken the
-//! position.
+//! file stays, even when it is in the replica: its header says where the log goes on, if there is no position of it.
 //!
 //! The mutex `files` guards the list of the sealed files. It is held for a look, a push or a pop, and for no call to the
 //! file system. `released` is held while a file gets its name. Nothing is taken under either.

@@ -109,17 +109,18 @@ fn explain_bucket(error: &object_store::Error, access: &Access) -> (FailureKind,
     let answer = Answer::of(error);
     let told = answer.told();
     let code = answer.code.as_str();
-    if is_about_credentials(error, access) {
-        // The server of the credentials answered, or nothing did: its answer says nothing of the bucket.
+    if let Some(issuer) = issuer_of(error, access) {
+        // It answered, or nothing did: that says nothing of the bucket.
         let told = match io_error(error) {
             Some(error) if answer.status.is_none() => error.to_string(),
             _ => told,
         };
-        return match answer.status {
-            Some(429 | 500..) => (
+        return match (answer.status, issuer) {
+            (Some(408 | 410 | 429 | 500..), _) | (None, Issuer::Server) => (
                 Transient,
                 format!("the server that has the credentials fails ({told}): {credentials}"),
             ),
+            // A machine without a role has no such address.
             _ => (Permanent, format!("there are no credentials ({told}): {credentials}")),
         };
     }
@@ -238,49 +239,69 @@ pub(super) fn is_conflict(error: &object_store::Error) -> bool {
         && Answer::of(error).code != "BlobAlreadyExists"
 }
 
-/// Whether the request for credentials failed, which every request makes first.
+/// What has the credentials.
+enum Issuer {
+    /// The machine or the container itself: a file, or an address that only those with a role have.
+    Machine,
+    /// A server, which may be away.
+    Server,
+}
+
+/// Whose answer it is, if the request for credentials failed, which every request makes first.
 ///
 /// The bucket's own answers have variants of their own, but for those to a list and for failures of the server. The rest is
 /// told apart by the URL, in which the names of the bucket and of its objects must not count: they may have any words in
 /// them.
-fn is_about_credentials(error: &object_store::Error, access: &Access) -> bool {
+fn issuer_of(error: &object_store::Error, access: &Access) -> Option<Issuer> {
     let object_store::Error::Generic { source, .. } = error else {
-        return false;
+        return None;
     };
     let text = source.to_string();
     if text.contains("DeleteObjects") {
-        return false;
+        return None;
+    }
+    // Of an identity that comes as a token, whose URL has that token in it.
+    if text.starts_with("Error performing POST REDACTED") {
+        return Some(Issuer::Server);
     }
     // What was requested, then the answer.
     let request = text.split_once(" - ").map_or(text.as_str(), |(request, _)| request);
     let Some(at) = request.find("://") else {
         let signs = ["credential", "token", "Token", "AssumeRole", "instance metadata"];
-        return signs.iter().any(|sign| request.contains(sign));
+        return signs
+            .iter()
+            .any(|sign| request.contains(sign))
+            .then_some(Issuer::Machine);
     };
     let url = &request[request[..at].rfind(' ').map_or(0, |space| space + 1)..];
     let url = url.split([' ', '?']).next().unwrap_or_default();
-    if access.issuers.iter().any(|issuer| url.starts_with(issuer.as_str())) {
-        return true;
-    }
     let (host, path) = url
         .split_once("://")
         .map_or((url, ""), |(_, rest)| rest.split_once('/').unwrap_or((rest, "")));
-    let issuers = [
-        "169.254.",
-        "[fd00:ec2:",
-        "metadata.google.internal",
-        "oauth2.googleapis.com",
-        "iamcredentials.googleapis.com",
-        "sts.",
-        "login.microsoftonline.com",
-    ];
+    let begins_with_one = |text: &str, beginnings: &[&str]| beginnings.iter().any(|known| text.starts_with(known));
+    let machines = ["169.254.", "[fd00:ec2:", "metadata.google.internal"];
     let paths = [
         "latest/api/token",
         "latest/meta-data/iam/",
         "computeMetadata/v1/",
-        "metadata/identity/",
+        "metadata/identity/oauth2/token",
     ];
-    issuers.iter().any(|issuer| host.starts_with(issuer)) || paths.iter().any(|known| path.starts_with(known))
+    if begins_with_one(host, &machines) || begins_with_one(path, &paths) {
+        return Some(Issuer::Machine);
+    }
+    if access.issuers.iter().any(|issuer| url.starts_with(issuer.as_str())) {
+        return Some(Issuer::Server);
+    }
+    let servers = [
+        "accounts.google.com",
+        "oauth2.googleapis.com",
+        "iamcredentials.googleapis.com",
+        "sts.googleapis.com",
+        "login.microsoftonline.com",
+    ];
+    // `sts` may be the name of a bucket, too.
+    let is_sts = host.starts_with("sts.") && host.contains(".amazonaws.com") && !host.contains(".s3");
+    (begins_with_one(host, &servers) || is_sts).then_some(Issuer::Server)
 }
 
 /// The text of the error at the bottom of it.
@@ -309,5 +330,35 @@ fn kind_of_io(error: &io::Error) -> FailureKind {
         io::ErrorKind::NotFound => FailureKind::NotFound,
         PermissionDenied | ReadOnlyFilesystem | NotADirectory | Unsupported => FailureKind::Permanent,
         _ => FailureKind::Transient,
+    }
+}
+
+#[cfg(all(test, any(feature = "s3", feature = "gcs", feature = "azure")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issuers_of_credentials_are_told_from_buckets() {
+        let is_server = |text: &str| {
+            let error = object_store::Error::Generic {
+                store: "S3",
+                source: text.into(),
+            };
+            issuer_of(&error, &Access::default()).map(|issuer| matches!(issuer, Issuer::Server))
+        };
+        for (request, found) in [
+            ("PUT http://169.254.169.254/latest/api/token", Some(false)),
+            ("GET http://metadata.google.internal/computeMetadata/v1/x", Some(false)),
+            ("POST REDACTED", Some(true)),
+            ("POST https://sts.eu-west-1.amazonaws.com/", Some(true)),
+            ("POST https://accounts.google.com/o/oauth2/token", Some(true)),
+            ("POST https://login.microsoftonline.com/t/oauth2/v2.0/token", Some(true)),
+            ("GET https://sts.s3.eu-west-1.amazonaws.com/app/0001.ltx", None),
+            ("GET http://127.0.0.1:9000/metadata/identity/ltx/0/1.ltx", None),
+            ("GET http://127.0.0.1:9000/credential/token", None),
+        ] {
+            let text = format!("Error performing {request} in 1s, after 0 retries - the answer");
+            assert_eq!(is_server(&text), found, "{request}");
+        }
     }
 }

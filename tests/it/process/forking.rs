@@ -258,7 +258,7 @@ fn look(replica: &Path) -> Vec<larder::RestoreSpan> {
 #[cfg(feature = "replicate")]
 fn fork_replicated(path: &Path) {
     let replicated = |name: &str| {
-        let replica = path.with_extension(format!("{name}-replica"));
+        let replica = path.with_extension(format!("{name}-storage"));
         let options = Options::new().replicate_to(replica.to_str().unwrap());
         let store = options.open(path.with_extension(name)).unwrap();
         store

@@ -413,13 +413,12 @@ fn storage_that_is_away_is_transient() {
     }
 }
 
-/// A repeated Create whose first answer was lost would be told that its own object exists.
+/// No test listens on a port of the system's.
+const NO_SERVER: &str = "http://127.0.0.1:1";
+
 #[test]
 fn words_of_a_name_are_no_failure_of_credentials() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let refused = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
-    let storage = connect(&refused, "credential/latest/api/token", &environment(&[]));
+    let storage = connect(NO_SERVER, "credential/latest/api/token", &environment(&[]));
     for error in [
         create(&storage, 1, "").unwrap_err(),
         ask!(storage, list(0)).unwrap_err(),
@@ -509,6 +508,7 @@ fn website_is_no_storage() {
     assert!(found.is_none(), "{found:?}");
 }
 
+/// A repeated Create whose first answer was lost would be told that its own object exists.
 #[test]
 fn write_with_a_condition_is_sent_once() {
     for answer in [
