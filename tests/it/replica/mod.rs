@@ -35,7 +35,7 @@ pub(crate) mod s3_follower;
 mod servers;
 mod simulated;
 pub(crate) mod storage;
-mod store;
+pub(crate) mod store;
 mod token;
 mod verify_every;
 #[cfg(feature = "async")]

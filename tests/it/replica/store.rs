@@ -1,5 +1,6 @@
 //! A store that is replicated to a folder: what is in the replica is what the store has, byte for byte.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 
 use super::File;
 use super::litestream::Litestream;
-use crate::support::child::PATIENCE;
+use crate::support::child::{Child, PATIENCE, Task, tell};
 use crate::support::outage::Outage;
 use crate::support::{keep_log, log};
 
@@ -248,6 +249,44 @@ fn vacuum_and_shrinking_are_replicated() {
     fill(&store, 3);
     close(store);
     place.compare_closed();
+}
+
+/// Each vacuum empties the log before it begins, and an emptied log begins again, too.
+#[test]
+fn killed_store_goes_on_behind_vacuums_that_were_cancelled() {
+    let place = Place::new();
+    let (database, replica) = (place.database(), place.replica());
+    let args = [database.to_str().unwrap(), replica.to_str().unwrap()];
+    let child = Child::start("replica::store", "vacuum", &args);
+    assert_eq!(child.line(), "written");
+    drop(child);
+    let store = place.options().access(Access::Exclusive).open(&database).unwrap();
+    assert_eq!(rows(&store), 101);
+    close(store);
+    assert_eq!(place.rebases(), [""; 0]);
+    place.compare_closed();
+}
+
+/// The other process, which is killed.
+pub(crate) fn child(task: &Task) {
+    let [path, url] = &task.args[..] else {
+        panic!("two arguments")
+    };
+    // Nothing is captured but by a flush, or before a checkpoint.
+    let replica = unmerged(url).interval(Duration::from_secs(3600));
+    let options = Options::new().access(Access::Exclusive).replicate_to(replica);
+    let store = options.open(path).unwrap();
+    fill(&store, 100);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    for _ in 0..3 {
+        let cancelled = store.vacuum().progress(Duration::ZERO, |_| ControlFlow::Break(()));
+        cancelled.run().unwrap_err();
+    }
+    fill(&store, 1);
+    tell("written");
+    loop {
+        std::thread::park();
+    }
 }
 
 #[test]

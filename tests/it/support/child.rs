@@ -74,6 +74,8 @@ const CHILDREN: &[(&str, Run)] = &[
     #[cfg(feature = "replicate")]
     ("replica::replicated", crate::replica::replicated::child),
     #[cfg(feature = "replicate")]
+    ("replica::store", crate::replica::store::child),
+    #[cfg(feature = "replicate")]
     ("replica::storage", crate::replica::storage::child),
     ("store::opening", crate::store::opening::child),
     ("store::read_only", crate::store::read_only::child),
