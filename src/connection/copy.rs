@@ -1,6 +1,5 @@
 //! Connections to private files: copies of the database, and the originals of a restore.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
@@ -10,6 +9,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, ffi};
 
 use super::connect::{connect, connect_in_memory, explain_key};
+use super::file::beside;
 use super::interrupt::Interrupt;
 use super::open_error::explain_open;
 use super::pragma::{accept_double_quoted_strings, configure, read_back, set, trust_schema};
@@ -138,9 +138,7 @@ fn is_marked_as_wal(path: &Path) -> bool {
 
 /// The size of a file that SQLite keeps beside a database, if it is there.
 fn size_beside(path: &Path, ending: &str) -> Option<u64> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(OsStr::new(ending));
-    fs::metadata(name).ok().map(|file| file.len())
+    fs::metadata(beside(path, ending)).ok().map(|file| file.len())
 }
 
 /// Whether SQLite could not open, create or write a file that it needs.

@@ -114,11 +114,16 @@ impl DatabaseFile {
     }
 }
 
+/// What is beside a database with that ending: its `-wal`, for example.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
 /// Whether a `-wal` with contents is beside the database.
 fn has_log(path: &Path) -> bool {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    fs::symlink_metadata(log).is_ok_and(|log| log.len() > 0)
+    fs::symlink_metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0)
 }
 
 /// The canonical folder joined with the file's own name. SQLite never parses an absolute path as a URI, but would parse

@@ -117,33 +117,35 @@ pub(crate) fn is_in_wal_mode(path: &Path, id: FileId) -> io::Result<bool> {
     Ok(read.is_ok() && header.starts_with(HEADER) && header[18..] == [2, 2])
 }
 
-/// Whether a file begins as a database that is not encrypted, by the descriptor that is kept. `None` if that cannot be read.
-pub(crate) fn is_plain(path: &Path) -> Option<bool> {
-    let id = FileId::of(&std::fs::symlink_metadata(path).ok()?);
-    let file = descriptor(path, id, Use::Read).ok()?;
-    let mut header = [0; HEADER.len()];
-    let read = file.read_exact_at(&mut header, 0);
+/// Reads a database by the descriptor that is kept: to close another one would drop SQLite's locks of this process.
+pub(crate) fn read<T>(path: &Path, read: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+    let id = FileId::of(&std::fs::symlink_metadata(path)?);
+    let file = descriptor(path, id, Use::Read)?;
+    let done = read(&file);
     give_back(&file, |_| {});
-    read.ok().map(|()| header == *HEADER)
+    done
 }
 
-/// The size of the pages of a database that is not encrypted, by the descriptor that is kept. `None` if there is no file, or
-/// its header names none.
+/// Whether a file begins as a database that is not encrypted. `None` if that cannot be read.
+pub(crate) fn is_plain(path: &Path) -> Option<bool> {
+    let mut header = [0; HEADER.len()];
+    let done = read(path, |file| file.read_exact_at(&mut header, 0));
+    done.ok().map(|()| header == *HEADER)
+}
+
+/// The size of the pages of a database that is not encrypted. `None` if there is no file, or its header names none.
 #[cfg(feature = "replicate")]
 pub(crate) fn page_size(path: &Path) -> io::Result<Option<u32>> {
-    let id = match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        metadata => FileId::of(&metadata?),
-    };
-    let file = descriptor(path, id, Use::Read)?;
     let mut header = [0; 18];
-    let read = file.read_exact_at(&mut header, 0);
-    give_back(&file, |_| {});
-    if read.is_err() || !header.starts_with(HEADER) {
-        // SQLite tells what is wrong with it.
-        return Ok(None);
+    match read(path, |file| file.read_exact_at(&mut header, 0)) {
+        // SQLite tells what is wrong with a short one.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+            return Ok(None);
+        }
+        done => done?,
     }
     Ok(match u16::from_be_bytes([header[16], header[17]]) {
+        _ if !header.starts_with(HEADER) => None,
         1 => Some(65536),
         size if size.is_power_of_two() && size >= 512 => Some(size.into()),
         _ => None,

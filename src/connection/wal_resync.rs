@@ -16,12 +16,12 @@
 //! Only a marked WAL is rewritten at opening: a disk that corrupts the blocks in flight during a power cut would get a
 //! second chance at frames that were safe.
 
-use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::file::beside;
 use crate::error::{Error, Result};
 use crate::telemetry::event::event;
 
@@ -30,12 +30,6 @@ const CHUNK: usize = 1 << 20;
 
 const EXPLANATION: &str = "The disk failed the database beside this file. The next larder::Store that opens the \
                            database writes its -wal to the disk once more, and then removes this file.\n";
-
-fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(database);
-    name.push(suffix);
-    name.into()
-}
 
 fn marker(database: &Path) -> PathBuf {
     beside(database, "-unsynced")

@@ -34,6 +34,7 @@ use super::ltx::{Decoder, Encoder, Header, LtxError, lock_page};
 use super::position::{LogPosition, Position, Stamps};
 use super::spool::{Sealed, Spool, Unsealed};
 use super::wal::{HEADER_SIZE, WalError, WalHeader, WalScan};
+use crate::connection::file::beside;
 use crate::read::DedicatedReader;
 
 /// So many pages are written between two looks at whether to stop.
@@ -120,6 +121,7 @@ impl Capture {
         let sealer = File::open(spool.path(position.txid)).ok();
         let sealer = sealer.and_then(|file| Decoder::new(file).ok());
         let sealer = sealer.map(|decoder| decoder.header().node_id);
+        let is_kept = spool.position().ok().flatten() == Some(position);
         Self {
             log_path,
             log,
@@ -130,7 +132,7 @@ impl Capture {
             opening,
             sealer: sealer.filter(|sealer| *sealer != 0),
             position,
-            is_kept: true,
+            is_kept,
             commits: 0,
             scan: None,
         }
@@ -238,6 +240,8 @@ impl Capture {
     /// Seals a transaction that changes nothing: page 1 once more. The caller makes sure that nothing is committed, and that
     /// everything was captured.
     pub(super) fn touch(&mut self) -> Result<Sealed, CaptureError> {
+        // Without frames of the log, such a file does not say where it goes on.
+        self.keep_position()?;
         let (mut header, mut frame) = (None, None);
         if let Some(at) = &self.position.log
             && let Some(found) = read_header(&self.log)?.filter(|found| found.salts == at.salts)
@@ -344,6 +348,10 @@ impl Capture {
     pub(super) fn set_stamps(&mut self, stamps: super::position::Stamps) -> Result<(), CaptureError> {
         self.position.file = Some(stamps);
         self.write_position(true)
+    }
+
+    pub(super) fn has_kept_position(&self) -> bool {
+        self.is_kept
     }
 
     /// Writes the position to the spool, unless it is there. An opening that finds an earlier one goes on from the newest
@@ -609,7 +617,5 @@ fn unwritable(error: LtxError) -> CaptureError {
 
 /// The log beside that database.
 pub(super) fn log_of(database: &Path) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
+    beside(database, "-wal")
 }

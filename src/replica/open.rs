@@ -70,7 +70,7 @@ use super::restore::restore;
 use super::restore::time;
 use super::runtime;
 use super::spool::{Sealed, Spool, SpoolError};
-use super::storage::{self, FailureKind, Storage, StorageError, Txids, all_files, request};
+use super::storage::{self, FailureKind, FileInfo, Storage, StorageError, Txids, all_files, request};
 use super::wal::{HEADER_SIZE, WalHeader, WalScan};
 use crate::connection::file::must_exist;
 use crate::connection::{file, file_lock, open_files};
@@ -192,7 +192,7 @@ pub(crate) fn prepare(path: &Path, replica: &ReplicaOptions, settings: &Settings
         was_follower,
         stamps: file.as_ref().map(Stamps::of),
         had_empty_log: fs::metadata(log_of(&path)).is_ok_and(|log| log.len() == 0),
-        had_index: index_of(&path).exists(),
+        had_index: file::beside(&path, "-shm").exists(),
         set_aside: None,
     };
     prepared.refuse_others(&path)?;
@@ -614,7 +614,7 @@ impl Prepared {
         if alone && self.had_index {
             // Only now: the position on the disk does without it. By it the next opening would take this store for a shared
             // one; if it stays, that begins with a full file.
-            let _ = fs::remove_file(index_of(path));
+            let _ = fs::remove_file(file::beside(path, "-shm"));
         }
         // What may be sealed beyond it belongs to no history, and none of it belongs to another's.
         let is_foreign = self.is_anothers || self.position.is_some_and(|own| self.tip() > own.txid);
@@ -704,11 +704,15 @@ impl Prepared {
         }
         let storage = self.storage.clone();
         let page_size = request(&self.storage, async move {
-            let txids = Txids::one(tip);
-            let there = match storage.reader(0, txids).await {
-                Err(error) if error.is_not_found() => return Ok(None),
-                other => other?,
+            let newest = match storage.find(0, Txids::one(tip)).await? {
+                Some(file) => Some(file),
+                // It is in higher levels alone.
+                None => all_files(&storage).await?.into_iter().max_by_key(|file| file.txids.max),
             };
+            let Some(FileInfo { level, txids, .. }) = newest else {
+                return Ok(None);
+            };
+            let there = storage.reader(level, txids).await?;
             let read = runtime::blocking(move || {
                 let decoder = Decoder::new(there).map_err(io::Error::other)?;
                 Ok(Some(decoder.header().page_size))
@@ -930,13 +934,6 @@ pub(super) fn header_of(log: &File) -> io::Result<Option<WalHeader>> {
         // A log that SQLite does not take for one is empty to it.
         other => other.map(|()| WalHeader::parse(&bytes).ok()),
     }
-}
-
-/// The index of the log, if processes share it.
-fn index_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-shm");
-    name.into()
 }
 
 /// Asks the storage for the owner first: what is written after that changes its version. `known` is a transaction that

@@ -528,7 +528,8 @@ impl Replication {
                         self.reached.notify_one();
                     }
                     // No checkpoint runs without it, and that tells the error.
-                    if capture.keep_position().is_ok() && self.progress().unsealed.is_some() {
+                    let lacked = !capture.has_kept_position() && self.progress().unsealed.is_some();
+                    if capture.keep_position().is_ok() && lacked {
                         self.reach(|progress| {
                             progress.unsealed = None;
                             progress.disk_is_full = false;

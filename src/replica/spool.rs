@@ -24,10 +24,10 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -38,6 +38,7 @@ use super::ltx::Decoder;
 use super::position::Position;
 use super::restore::time::{from_millis, millis};
 use super::storage::Body;
+use crate::connection::file_lock;
 use crate::connection::temp_folder::{Lock, lock};
 use crate::runtime::clock::later;
 use crate::runtime::random;
@@ -247,8 +248,8 @@ impl Spool {
     /// Keeps, in the mark, by what a database is known that is about to get its name from a follower, and the one that was
     /// restored before and has the name until then.
     pub(super) fn keep_restored(&self, restored: File, before: Option<&Path>) -> io::Result<()> {
-        let before = before.map(|before| contents_of(File::open(before)?)).transpose()?;
-        let (before, contents) = (before.unwrap_or_default(), contents_of(restored)?);
+        let before = before.map(|before| file_lock::read(before, contents_of)).transpose()?;
+        let (before, contents) = (before.unwrap_or_default(), contents_of(&restored)?);
         let unfinished = self.folder.join(UNFINISHED).join(FOLLOWS);
         let mut file = create(&unfinished)?;
         file.write_all((before + &contents).as_bytes())?;
@@ -267,7 +268,7 @@ impl Spool {
         if kept.is_empty() {
             return Ok(false);
         }
-        let contents = contents_of(File::open(database)?)?;
+        let contents = file_lock::read(database, contents_of)?;
         Ok(kept.split_inclusive('\n').any(|line| line == contents))
     }
 
@@ -581,11 +582,11 @@ fn create(path: &Path) -> io::Result<File> {
 
 /// What tells the contents of a file from others: its length, and a checksum. Its inode and its times would not be those
 /// of a copied volume.
-fn contents_of(mut file: File) -> io::Result<String> {
+fn contents_of(file: &File) -> io::Result<String> {
     let mut checksum = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
-    let (mut length, mut piece) = (0, vec![0; PIECE]);
+    let (mut length, mut piece) = (0_u64, vec![0; PIECE]);
     loop {
-        match file.read(&mut piece)? {
+        match file.read_at(&mut piece, length)? {
             0 => return Ok(format!("{length} {:016x}\n", checksum.finalize())),
             read => {
                 checksum.update(&piece[..read]);

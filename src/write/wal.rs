@@ -10,6 +10,7 @@ use rusqlite::ffi;
 use super::checkpointer::{Mode, PATIENCE, Progress};
 use super::{Deferred, Shared, Stopped, Writer};
 use crate::connection;
+use crate::connection::file::beside;
 use crate::connection::open_file::FileChange;
 use crate::connection::wal_resync;
 use crate::error::{Error, extended_code, primary_code};
@@ -121,9 +122,7 @@ impl Writer {
 
     /// Whether the log's file has no byte. Opens no file.
     pub(crate) fn log_is_empty(&self) -> bool {
-        let mut log = self.shared.path.as_os_str().to_owned();
-        log.push("-wal");
-        fs::metadata(log).is_ok_and(|log| log.len() == 0)
+        fs::metadata(beside(&self.shared.path, "-wal")).is_ok_and(|log| log.len() == 0)
     }
 
     /// Reads the size of the database, whether another process has written to it, and the settings. No caller waits for
