@@ -19,7 +19,7 @@ impl Options {
     /// URL, or a [`ReplicaOptions`] with its options.
     ///
     /// The store keeps what is not uploaded yet in a folder beside the database, `app.db-replica` for `app.db`. It belongs
-    /// to the database: move and delete them together.
+    /// to the database: move and delete them together. A replica in that folder is refused as the store opens.
     ///
     /// ```
     /// # let folder = tempfile::tempdir().unwrap();
