@@ -88,6 +88,8 @@ pub(super) struct Capture {
     position: Position,
     /// Whether the spool has that position.
     is_kept: bool,
+    /// Whether files behind it were given up, so that only a full file goes on from it.
+    has_fallen_back: bool,
     /// The number of commits at that position.
     commits: u32,
     /// Reads on from there. `None` as long as the log has no header.
@@ -133,6 +135,7 @@ impl Capture {
             sealer: sealer.filter(|sealer| *sealer != 0),
             position,
             is_kept,
+            has_fallen_back: false,
             commits: 0,
             scan: None,
         }
@@ -174,6 +177,9 @@ impl Capture {
     /// Seals what was committed since the last file. `None` if nothing was. The caller keeps the position
     /// ([`keep_position`](Self::keep_position)).
     pub(super) fn capture(&mut self, to: Committed) -> Result<Option<Sealed>, CaptureError> {
+        if self.has_fallen_back {
+            return Err(lost("the next file is to have every page"));
+        }
         let made = to.commits.wrapping_sub(self.commits);
         if made == 0 {
             return Ok(None);
@@ -296,6 +302,9 @@ impl Capture {
 
     /// Says that all of the log is in the database file, or is about to be moved there, so that it may begin again.
     pub(super) fn emptied(&mut self) -> Result<(), CaptureError> {
+        if self.has_fallen_back {
+            return self.keep_position();
+        }
         if self.position.emptied {
             if self.position.alone {
                 // Nothing was committed since, but a transaction that was rolled back, or a `TRUNCATE`, may have begun the
@@ -317,12 +326,12 @@ impl Capture {
     ///
     /// The position cannot be written. It is as before then.
     pub(super) fn fall_back(&mut self, txid: u64) -> io::Result<()> {
-        let before = self.position;
+        let (before, had_fallen_back) = (self.position, self.has_fallen_back);
         self.fall_back_unwritten(txid);
         let written = self.spool.write_position(&self.position, true);
         match written {
             Ok(()) => self.is_kept = true,
-            Err(_) => self.position = before,
+            Err(_) => (self.position, self.has_fallen_back) = (before, had_fallen_back),
         }
         written
     }
@@ -337,15 +346,22 @@ impl Capture {
             file: None,
             ..self.position
         };
+        self.has_fallen_back = true;
     }
 
     /// Says what the database file is while the log is empty.
     pub(super) fn stamp(&mut self) -> Result<(), CaptureError> {
+        if self.has_fallen_back {
+            return Ok(());
+        }
         self.position.file = Stamps::take(&self.database);
         self.write_position(false)
     }
 
-    pub(super) fn set_stamps(&mut self, stamps: super::position::Stamps) -> Result<(), CaptureError> {
+    pub(super) fn set_stamps(&mut self, stamps: Stamps) -> Result<(), CaptureError> {
+        if self.has_fallen_back {
+            return Ok(());
+        }
         self.position.file = Some(stamps);
         self.write_position(true)
     }
@@ -482,6 +498,7 @@ impl Capture {
             file: full.file,
             ..self.position
         };
+        self.has_fallen_back = false;
         self.commits = full.commits;
         self.sealer = Some(self.opening);
         self.scan = full.scan.take();

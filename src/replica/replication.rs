@@ -1234,6 +1234,9 @@ impl Replication {
             return Err("the whole database is being captured".into());
         }
         self.capture_now(&mut capture).map_err(|error| error.to_string())?;
+        if self.phase() != Phase::Following {
+            return Err("what waited to be uploaded was dropped".into());
+        }
         let site = CallSite::Label("larder: verify".into());
         let reader = turn.readers.dedicated(site).map_err(|error| error.to_string())?;
         let is_same = self.now_committed().is_some_and(|now| now.commits == capture.commits());

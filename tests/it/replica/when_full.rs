@@ -1,11 +1,14 @@
 //! A spool that is full: what waits is dropped, or writes are refused.
 
+use std::fs;
+use std::process::Command;
 use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
-use larder::{AlertKind, Error, Options, Outcome, ReplicaOptions, Store, WhenSpoolFull};
+use larder::{Access, AlertKind, Error, Options, Outcome, ReplicaOptions, Store, WhenSpoolFull};
 
-use super::store::{Place, close, fill, rows, wait_until};
+use super::store::{Place, close, close_away, fill, rows, wait_until};
 use crate::support::child::PATIENCE;
 use crate::support::log;
 
@@ -172,4 +175,56 @@ fn large_file_in_front_does_not_count() {
         place.compare_closed();
         assert_eq!(place.rebases(), [""; 0], "{when_full:?}");
     }
+}
+
+/// The writer has dropped it before a checkpoint of its own, and the log was cut to nothing since. A killed process leaves
+/// its files so, and nothing of it may be missing behind the transaction that is left.
+#[test]
+fn spool_that_a_killed_exclusive_store_has_dropped_is_followed_by_every_page() {
+    let place = Place::new();
+    let open = || {
+        let options = Options::new().access(Access::Exclusive).checkpoint_pages(100);
+        let replica = hourly(&place).spool_limit(MIB);
+        options.replicate_to(replica).open(place.database()).unwrap()
+    };
+    let store = open();
+    fill(&store, 10);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    let outage = place.outage();
+    let path = place.database().display().to_string();
+    let has_dropped = || {
+        let told = log::events(|event| event.message.contains("dropped what waited") && event.mentions(&path));
+        !told.is_empty()
+    };
+    wait_until("what waits was dropped", || {
+        let before = store.stats().checkpoints;
+        // So that the writer captures each of them by itself: a checkpoint comes with a write, a while after the last.
+        thread::sleep(Duration::from_millis(300));
+        store
+            .write(|tx| tx.execute_batch("INSERT INTO entry(noise) VALUES (randomblob(450000))"))
+            .unwrap();
+        wait_until("a checkpoint ran", || store.stats().checkpoints > before);
+        has_dropped()
+    });
+    store.vacuum().run().unwrap();
+    let (data, killed) = (
+        place.database().parent().unwrap().to_owned(),
+        place.replica().with_file_name("killed"),
+    );
+    assert!(
+        Command::new("cp")
+            .arg("-r")
+            .args([&data, &killed])
+            .status()
+            .unwrap()
+            .success()
+    );
+    close_away(store);
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(&killed, &data).unwrap();
+    outage.end();
+    let store = open();
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    close(store);
+    place.compare_closed();
 }
