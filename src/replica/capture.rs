@@ -169,9 +169,29 @@ impl Capture {
         self.commits
     }
 
-    /// The number of frames of the log that are in files.
+    /// The number of frames of the log that were read.
     pub(super) fn frames(&self) -> u32 {
         self.scan.as_ref().map_or(0, |scan| scan.position().frames)
+    }
+
+    /// How many of that number of frames are to be read yet: all of them, if the log has begun again.
+    pub(super) fn unread(&self, frames: u32) -> u32 {
+        let read = self.scan.as_ref().filter(|scan| {
+            let header = read_header(&self.log);
+            header.is_ok_and(|header| header.is_some_and(|header| header.salts == scan.header().salts))
+        });
+        frames.saturating_sub(read.map_or(0, |scan| scan.position().frames))
+    }
+
+    /// How many pages were read, and are in no file yet.
+    pub(super) fn unsealed(&self) -> u32 {
+        self.scan.as_ref().map_or(0, |scan| scan.pages().count() as u32)
+    }
+
+    /// Reads what was committed since, and syncs the log, so that the next capture has less to do. Nothing is sealed.
+    pub(super) fn read_ahead(&mut self, to: Committed) -> Result<(), CaptureError> {
+        self.read_log(to)?;
+        self.log.sync_data().map_err(CaptureError::Unsynced)
     }
 
     /// Seals what was committed since the last file. `None` if nothing was. The caller keeps the position
@@ -184,16 +204,10 @@ impl Capture {
         if made == 0 {
             return Ok(None);
         }
-        self.read_log(to.frames)?;
+        self.read_log(to)?;
         let Some(scan) = &self.scan else {
             return Err(lost("the log is empty, and transactions were committed to it"));
         };
-        if to
-            .salts
-            .is_some_and(|salts| to.frames > 0 && salts != scan.header().salts)
-        {
-            return Err(lost("the log was begun again by another process before it was read"));
-        }
         if scan.commits() != made {
             let read = scan.commits();
             return Err(CaptureError::Lost(format!(
@@ -388,10 +402,13 @@ impl Capture {
     }
 
     /// Reads the frames up to that number.
-    fn read_log(&mut self, frames: u32) -> Result<(), CaptureError> {
+    fn read_log(&mut self, to: Committed) -> Result<(), CaptureError> {
         let Some(header) = read_header(&self.log)? else {
             return Ok(());
         };
+        if to.frames > 0 && to.salts.is_some_and(|salts| salts != header.salts) {
+            return Err(lost("the log was begun again by another process before it was read"));
+        }
         let same = self
             .scan
             .as_ref()
@@ -400,7 +417,7 @@ impl Capture {
             self.scan = Some(self.begin(header)?);
         }
         let scan = self.scan.as_mut().expect("it has just been set");
-        scan.read_to(&mut &self.log, frames).map_err(unreadable)
+        scan.read_to(&mut &self.log, to.frames).map_err(unreadable)
     }
 
     fn begin(&self, header: WalHeader) -> Result<WalScan, CaptureError> {
@@ -635,4 +652,126 @@ fn unwritable(error: LtxError) -> CaptureError {
 /// The log beside that database.
 pub(super) fn log_of(database: &Path) -> PathBuf {
     beside(database, "-wal")
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    /// A database whose log was moved, and what captures it.
+    struct Place {
+        folder: tempfile::TempDir,
+        conn: Connection,
+        capture: Capture,
+        commits: u32,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("app.db");
+            let conn = Connection::open(&path).unwrap();
+            conn.execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE entry(noise BLOB)",
+            )
+            .unwrap();
+            conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+            let pages = conn.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+            let position = Position {
+                pages,
+                page_size: 4096,
+                txid: 7,
+                log: None,
+                file: None,
+                lineage: 1,
+                node: 1,
+                timestamp: 0,
+                base: None,
+                emptied: false,
+                alone: true,
+            };
+            let capture = Capture::new(
+                (log_of(&path), File::open(log_of(&path)).unwrap()),
+                Arc::new(File::open(&path).unwrap()),
+                (Arc::new(Spool::open(&path).unwrap()), Arc::new(StorageClock::new())),
+                (position, 1),
+            );
+            Self {
+                folder,
+                conn,
+                capture,
+                commits: 0,
+            }
+        }
+
+        fn commit(&mut self, rows: u32) -> Committed {
+            for _ in 0..rows {
+                self.conn
+                    .execute("INSERT INTO entry VALUES (randomblob(3000))", [])
+                    .unwrap();
+            }
+            self.commits += rows;
+            let log = File::open(log_of(&self.folder.path().join("app.db"))).unwrap();
+            let header = read_header(&log).unwrap().unwrap();
+            let mut scan = WalScan::new(header, header.start());
+            scan.read_to_last_commit(&mut &log).unwrap();
+            Committed {
+                frames: scan.position().frames,
+                commits: self.commits,
+                salts: None,
+            }
+        }
+
+        fn begin_log_again(&self) {
+            self.conn.execute_batch("PRAGMA wal_checkpoint(RESTART)").unwrap();
+        }
+    }
+
+    #[test]
+    fn log_that_has_begun_again_is_unread() {
+        let mut place = Place::new();
+        let first = place.commit(5);
+        assert_eq!(place.capture.unread(first.frames), first.frames);
+        place.capture.capture(first).unwrap().unwrap();
+        assert_eq!(place.capture.unread(first.frames), 0);
+        let more = place.commit(1);
+        assert_eq!(place.capture.unread(more.frames), more.frames - first.frames);
+        place.capture.capture(more).unwrap().unwrap();
+        place.begin_log_again();
+        // As many frames as the log before it had, and one more.
+        let mut second = place.commit(5);
+        while second.frames <= more.frames {
+            second = place.commit(1);
+        }
+        assert_eq!(place.capture.unread(second.frames), second.frames);
+        place.capture.read_ahead(second).unwrap();
+        assert_eq!(place.capture.unread(second.frames), 0);
+        // It has made no file, and the next one has what was read.
+        assert_eq!(place.capture.position().txid, 9);
+        let last = place.commit(1);
+        place.capture.capture(last).unwrap().unwrap();
+        assert_eq!(place.capture.position().txid, 10);
+        assert_eq!(place.capture.commits(), place.commits);
+    }
+
+    /// What was dropped is not in the replica, so that nothing may go on from there but a file of every page.
+    #[test]
+    fn position_that_has_fallen_back_is_followed_by_every_page() {
+        let mut place = Place::new();
+        let first = place.commit(2);
+        place.capture.capture(first).unwrap().unwrap();
+        let committed = place.commit(2);
+        place.capture.capture(committed).unwrap().unwrap();
+        place.capture.fall_back(8).unwrap();
+        let fallen = *place.capture.position();
+        place.capture.emptied().unwrap();
+        place.capture.stamp().unwrap();
+        let more = place.commit(1);
+        let error = place.capture.capture(more).unwrap_err();
+        assert!(matches!(error, CaptureError::Lost(_)), "{error}");
+        assert_eq!(*place.capture.position(), fallen);
+        assert_eq!(place.capture.spool.position().unwrap(), Some(fallen));
+    }
 }

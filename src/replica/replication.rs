@@ -7,7 +7,7 @@
 //!   the writer thread captures what is not sealed yet, if that is at most [`OWN_FRAMES`] or the log has to be emptied.
 //!   Otherwise it wakes the task that seals, and goes on writing.
 //! - **The task that seals** captures every interval, and when it is woken. Reading, compressing and syncing run on a
-//!   `larder-ltx` thread.
+//!   `larder-ltx` thread. Where a checkpoint waits for it, it then reads ahead what is committed meanwhile.
 //! - **The task that uploads** puts one sealed file after another into the storage.
 //! - **The task that acknowledges** replies to the writes that wait for the replica (`acknowledge.rs`).
 //! - **The task that compacts** merges and deletes what is there (`compact.rs`).
@@ -84,6 +84,12 @@ use crate::write::{Shared, Stopped};
 
 /// The writer thread captures at most so many frames by itself before a checkpoint that does not have to be.
 const OWN_FRAMES: u32 = 512;
+
+/// With at most so many left, the task that seals reads no further ahead for it.
+const FEW_FRAMES: u32 = 64;
+
+/// So often it reads ahead at most: each time there is less to read, unless the writer is as fast as it.
+const READS_AHEAD: u32 = 8;
 
 /// The shortest pause between two captures: an interval of zero means this.
 const SHORTEST: Duration = Duration::from_millis(5);
@@ -195,8 +201,8 @@ pub(crate) struct Replication {
     commits: Mutex<Commits>,
     /// What the writer has committed: frames in the lower half, commits in the upper.
     committed: AtomicU64,
-    /// What is in sealed files, in the same form. A hint: `capture` knows.
-    captured: AtomicU64,
+    /// Whether the writer leaves a capture to the task that seals, for a checkpoint that is due.
+    checkpoint_waits: AtomicBool,
     phase: AtomicU8,
     /// A full file whose snapshot has begun.
     full: Mutex<Option<Full>>,
@@ -277,11 +283,6 @@ impl Replication {
             uploaded,
             ..Progress::default()
         };
-        let captured = Committed {
-            frames: capture.frames(),
-            commits: capture.commits(),
-            salts: None,
-        };
         let wake = Notify::new();
         wake.notify_one();
         let replication = Arc::new(Self {
@@ -301,7 +302,7 @@ impl Replication {
             capture: Mutex::new(capture),
             commits: Mutex::new(Commits::new(committed)),
             committed: AtomicU64::new(pack(committed)),
-            captured: AtomicU64::new(pack(captured)),
+            checkpoint_waits: AtomicBool::new(false),
             phase: AtomicU8::new(phase as u8),
             full: Mutex::new(None),
             full_commits: AtomicU32::new(0),
@@ -502,14 +503,6 @@ impl Replication {
             return Err(CaptureError::Committing);
         };
         let captured = capture.capture(committed);
-        self.captured.store(
-            pack(Committed {
-                frames: capture.frames(),
-                commits: capture.commits(),
-                salts: None,
-            }),
-            Ordering::Release,
-        );
         let result = captured.and_then(|sealed| {
             // Before the file can be uploaded.
             let is_first = self.held.seal(newest, capture.position().txid);
@@ -845,6 +838,9 @@ impl Replication {
                     if let Err(CaptureError::Committing) = self.capture_now(&mut capture) {
                         self.wake.notify_one();
                     }
+                    if self.checkpoint_waits.swap(false, Ordering::AcqRel) {
+                        self.read_ahead(&mut capture);
+                    }
                     if self.phase() == Phase::Following
                         && self.options.when_full == WhenSpoolFull::Rebase
                         && self.database_has_no_room()
@@ -866,6 +862,27 @@ impl Replication {
             Phase::Dropped | Phase::Ended => {}
         }
         self.tell();
+    }
+
+    /// Reads what the writer commits meanwhile, until it has little left to capture before its checkpoint.
+    fn read_ahead(&self, capture: &mut Capture) {
+        for _ in 0..READS_AHEAD {
+            if self.is_poisoned() || self.phase() != Phase::Following {
+                return;
+            }
+            // A log that begins again, and whose first commit is not counted yet, has the count of the one before.
+            let committed = self.now_committed().filter(|now| now.commits != capture.commits());
+            let Some(committed) = committed.filter(|now| capture.unread(now.frames) > FEW_FRAMES) else {
+                return;
+            };
+            match capture.read_ahead(committed) {
+                Ok(()) => {}
+                // The system tells it once.
+                Err(CaptureError::Unsynced(error)) => return self.log_unsynced(&error),
+                // The next capture finds it, too, and tells.
+                Err(_) => return,
+            }
+        }
     }
 
     fn write_full(&self, mut full: Full) {
@@ -1267,15 +1284,9 @@ impl Replication {
         if let Some(may) = self.may_checkpoint_uncaptured() {
             return may;
         }
-        let (committed, captured) = (
-            unpack(self.committed.load(Ordering::Acquire)),
-            unpack(self.captured.load(Ordering::Acquire)),
-        );
-        let tail = committed
-            .frames
-            .checked_sub(captured.frames)
-            .unwrap_or(committed.frames);
-        if !must && tail > OWN_FRAMES {
+        let committed = unpack(self.committed.load(Ordering::Acquire));
+        if !must && capture.unread(committed.frames) + capture.unsealed() > OWN_FRAMES {
+            self.checkpoint_waits.store(true, Ordering::Release);
             self.wake.notify_one();
             return false;
         }

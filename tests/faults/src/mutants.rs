@@ -268,8 +268,8 @@ const MUTANTS: &[Mutant] = &[
         name: "the log is read to its last commit, not by the count of frames",
         change: Change::Source {
             file: "src/replica/capture.rs",
-            from: "        scan.read_to(&mut &self.log, frames).map_err(unreadable)\n",
-            to: "        let _ = frames;\n        scan.read_to_last_commit(&mut &self.log).map_err(CaptureError::Unreadable)\n",
+            from: "        scan.read_to(&mut &self.log, to.frames).map_err(unreadable)\n",
+            to: "        scan.read_to_last_commit(&mut &self.log).map_err(CaptureError::Unreadable)\n",
         },
         suite: REPLICA_KILL,
     },
