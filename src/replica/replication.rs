@@ -872,7 +872,11 @@ impl Replication {
             }
             // A log that begins again, and whose first commit is not counted yet, has the count of the one before.
             let committed = self.now_committed().filter(|now| now.commits != capture.commits());
-            let Some(committed) = committed.filter(|now| capture.unread(now.frames) > FEW_FRAMES) else {
+            // With many pages the writer would leave the capture to this task once more.
+            let is_worth_it = |now: &Committed| {
+                capture.unread(now.frames) > FEW_FRAMES && capture.unsealed() + FEW_FRAMES <= OWN_FRAMES
+            };
+            let Some(committed) = committed.filter(is_worth_it) else {
                 return;
             };
             match capture.read_ahead(committed) {
@@ -894,7 +898,7 @@ impl Replication {
         }
         let followed = written.and_then(|unsealed| {
             let sealed = self.spool.seal(unsealed).map_err(CaptureError::Spool)?;
-            capture.follow_full(&mut full)?;
+            capture.follow_full(&mut full);
             Ok(sealed)
         });
         match followed {
@@ -1098,6 +1102,15 @@ impl LogKeeper for Replication {
         may
     }
 
+    fn give_up_log(&self) {
+        let mut capture = self.capture.lock();
+        if self.phase() == Phase::Following {
+            let txid = capture.position().txid;
+            // Otherwise an opening would take a log that is empty for one that was captured.
+            let _ = capture.fall_back(txid);
+        }
+    }
+
     fn after_checkpoint(&self, progress: CheckpointProgress) {
         if self.access == Access::Exclusive || self.phase() != Phase::Following {
             return;
@@ -1107,7 +1120,7 @@ impl LogKeeper for Replication {
             return;
         }
         // What another process has committed since is still in the log, unless it has begun again already.
-        if self.capture_now(&mut capture).is_err() || !progress.finished() {
+        if self.capture_now(&mut capture).is_err() || self.is_poisoned() || !progress.finished() {
             return;
         }
         let all_moved = match self.wal_index() {
@@ -1270,6 +1283,16 @@ impl Replication {
         }
     }
 
+    /// What a capture would have to read and write: frames, and pages that were read ahead.
+    fn left(&self, capture: &Capture) -> u32 {
+        let own = || unpack(self.committed.load(Ordering::Acquire));
+        let committed = self.now_committed().unwrap_or_else(own);
+        if committed.commits == capture.commits() {
+            return 0;
+        }
+        capture.unread(committed.frames) + capture.unsealed()
+    }
+
     fn keep_for_checkpoint(&self, must: bool) -> bool {
         if let Some(may) = self.may_checkpoint_uncaptured() {
             return may;
@@ -1284,8 +1307,7 @@ impl Replication {
         if let Some(may) = self.may_checkpoint_uncaptured() {
             return may;
         }
-        let committed = unpack(self.committed.load(Ordering::Acquire));
-        if !must && capture.unread(committed.frames) + capture.unsealed() > OWN_FRAMES {
+        if !must && self.left(&capture) > OWN_FRAMES {
             self.checkpoint_waits.store(true, Ordering::Release);
             self.wake.notify_one();
             return false;
@@ -1295,6 +1317,10 @@ impl Replication {
             // The position on the disk says that a full file follows.
             Err(CaptureError::Lost(_)) => return true,
             Err(_) => return false,
+        }
+        // Then nothing was captured.
+        if self.is_poisoned() {
+            return false;
         }
         // Written before the checkpoint, a killed process cannot leave a log that has begun again and a position that
         // does not know it. Where others write, too, only the checkpoint tells whether it moved what they had written.

@@ -38,6 +38,9 @@ pub(crate) trait LogKeeper: Send + Sync {
     /// emptied: then this call takes as long as it needs. Otherwise it may leave the work to another thread.
     fn before_checkpoint(&self, must: bool) -> bool;
 
+    /// Called before the log is moved into a file that has lost its name, whatever is kept of it.
+    fn give_up_log(&self) {}
+
     /// Called after every checkpoint that did not fail.
     fn after_checkpoint(&self, progress: CheckpointProgress);
 

@@ -262,7 +262,10 @@ impl Writer {
         }
         self.end_side_checkpoints();
         self.roll_back();
-        // Without the keeper of the log: what the file has matters more now than how the replica goes on.
+        // What the file has matters more now than how the replica goes on.
+        if let Some(keeper) = shared.keeper() {
+            keeper.give_up_log();
+        }
         let done = self.checkpointer.run(&self.conn, &self.guard, Mode::Truncate, PATIENCE);
         let finished = done.as_ref().is_ok_and(|progress| progress.finished());
         event!(

@@ -1195,3 +1195,34 @@ fn replicate_one_transaction(blobs: u32, page_size: u64) {
     assert!(report.check.as_ref().unwrap().is_ok(), "{report}");
     assert!(fs::read(place.database()).unwrap() == fs::read(restored).unwrap());
 }
+
+/// The log of a database that has lost its name is moved into it, whether it was captured or not.
+#[test]
+fn log_that_was_saved_into_a_renamed_database_is_followed_by_every_page() {
+    let place = Place::new();
+    let open = || {
+        let replica = place.to().interval(Duration::from_secs(3600));
+        let options = Options::new().access(Access::Exclusive);
+        options.replicate_to(replica).open(place.database()).unwrap()
+    };
+    let store = open();
+    fill(&store, 3);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    store.vacuum().run().unwrap();
+    let log = place.database().with_extension("db-wal");
+    assert_eq!(fs::metadata(&log).unwrap().len(), 0);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    fill(&store, 2);
+    let away = place.database().with_extension("away");
+    fs::rename(place.database(), &away).unwrap();
+    wait_until("the log is saved", || {
+        store.poisoned().is_some() && fs::metadata(&log).is_ok_and(|log| log.len() == 0)
+    });
+    let _ = store.close_within(PATIENCE);
+    fs::rename(&away, place.database()).unwrap();
+    let store = open();
+    assert_eq!(rows(&store), 5);
+    store.replica().unwrap().flush(PATIENCE).unwrap();
+    close(store);
+    place.compare_closed();
+}
