@@ -129,13 +129,19 @@ fn begin_to_write(
     patience: Duration,
 ) -> Result<(Arc<OpenFile>, GuardedConnection)> {
     let path = &file.path;
+    let was_new = file.is_new()?;
     let conn = open_to_write(path, options)?;
     let unsynced = keep_unsynced_wal(&conn, path)?;
     let hooks = prepare(&conn, options, Role::Writer, patience)?;
-    // A power cut while the file was being created leaves a journal. The first read plays it back, and the file is new
-    // again.
+    // A process that was killed while it created the file leaves a journal. The first read plays it back, and the file is
+    // new again.
     first_look(&conn, path)?;
     let new = file.is_new()?;
+    if new && !was_new {
+        // This connection keeps the settings of the file that it has seen.
+        drop((hooks, conn));
+        return begin_to_write(file, options, patience);
+    }
     if new {
         init_new_file(&conn, path, options)?;
     }

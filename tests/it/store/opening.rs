@@ -362,33 +362,43 @@ fn auto_vacuum_can_be_off() {
     assert_eq!(store.write(|tx| pragma(tx, "auto_vacuum")).unwrap(), "0");
 }
 
-/// The power was cut while the first pages were written: they are in the file, and so is the journal that takes them back.
-/// The file was not taken for a new one, since it had bytes, and so got SQLite's own page size and no auto-vacuum.
+/// A process was killed while it created the file: the first pages are in it, and so is the journal that takes them back.
+/// The file was not taken for a new one, since it had bytes, and so got SQLite's own page size and no auto-vacuum. Once the
+/// first page was written, the connection kept its settings, and opening failed (found by the `replica` suite).
 #[test]
 fn interrupted_creation_restarts_with_its_options() {
-    let folder = tempdir().unwrap();
-    let (making, cut_off) = (folder.path().join("making.db"), folder.path().join("app.db"));
-    let conn = Connection::open(&making).unwrap();
-    // A page that finds no room in the cache is written before the commit.
-    conn.execute_batch("PRAGMA cache_size = 1; BEGIN; CREATE TABLE t(data); INSERT INTO t VALUES (zeroblob(100000))")
+    for before_first_page in [true, false] {
+        let folder = tempdir().unwrap();
+        let (making, cut_off) = (folder.path().join("making.db"), folder.path().join("app.db"));
+        let conn = Connection::open(&making).unwrap();
+        // A page that finds no room in the cache is written before the commit.
+        conn.execute_batch(
+            "PRAGMA page_size = 512; PRAGMA cache_size = 1; BEGIN; CREATE TABLE t(data);
+             INSERT INTO t VALUES (zeroblob(100000))",
+        )
         .unwrap();
-    fs::copy(&making, &cut_off).unwrap();
-    fs::copy(
-        folder.path().join("making.db-journal"),
-        folder.path().join("app.db-journal"),
-    )
-    .unwrap();
-    assert!(fs::metadata(&cut_off).unwrap().len() > 0);
-    let options = Options::new().page_size(8192).auto_vacuum(AutoVacuum::Full);
-    let store = options.open(&cut_off).unwrap();
-    let settings = store.read(|tx| {
-        Ok([
-            pragma(tx, "page_size")?,
-            pragma(tx, "auto_vacuum")?,
-            pragma(tx, "page_count")?,
-        ])
-    });
-    assert_eq!(settings.unwrap(), ["8192", "1", "1"]);
+        fs::copy(
+            folder.path().join("making.db-journal"),
+            folder.path().join("app.db-journal"),
+        )
+        .unwrap();
+        if !before_first_page {
+            conn.execute_batch("COMMIT").unwrap();
+        }
+        fs::copy(&making, &cut_off).unwrap();
+        let starts_with = fs::read(&cut_off).unwrap()[..6].to_vec();
+        assert_eq!(starts_with == b"SQLite", !before_first_page);
+        let options = Options::new().page_size(8192).auto_vacuum(AutoVacuum::Full);
+        let store = options.open(&cut_off).unwrap();
+        let settings = store.read(|tx| {
+            Ok([
+                pragma(tx, "page_size")?,
+                pragma(tx, "auto_vacuum")?,
+                pragma(tx, "page_count")?,
+            ])
+        });
+        assert_eq!(settings.unwrap(), ["8192", "1", "1"], "{before_first_page}");
+    }
 }
 
 #[test]
