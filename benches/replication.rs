@@ -5,6 +5,9 @@
 //! another has; after it the replica catches up, so that the other store has the machine to itself. The output is the
 //! median of the ratios of neighbouring slices, with the lowest and the highest, and the same for the waits of writers.
 //!
+//! The same load follows on two stores without a replica, one of them beside a thread that makes as many synced files: what
+//! the disk alone costs.
+//!
 //! With `LARDER_LITESTREAM`, the path of a `litestream`, the same load follows beside the daemon, on a store with
 //! `Checkpoints::Left`.
 //!
@@ -21,6 +24,7 @@ mod measure;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -30,11 +34,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use data::{Data, INSERT};
 use larder::{Checkpoints, Durability, Options, ReplicaOptions, Store};
-use measure::{Latencies, compare, median};
+use measure::{Compared, Latencies, compare, median};
 
 const ROUNDS: u32 = 11;
 /// The default interval of a replica.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The files of a busy store with a replica, about: one before each checkpoint.
+const FILE_PAUSE: Duration = Duration::from_millis(250);
+const FILE_BYTES: usize = 64 << 10;
 const LONG: Duration = Duration::from_secs(600);
 const DURABILITIES: [(&str, Durability); 2] = [("NORMAL", Durability::Normal), ("FULL", Durability::Full)];
 const LOADS: [(&str, Load); 3] = [
@@ -74,6 +81,7 @@ fn main() {
     for (name, durability) in DURABILITIES {
         for (load_name, load) in LOADS {
             writes(&run, &data, &format!("{load_name}, {name}"), durability, load);
+            floor(&run, &data, &format!("{load_name}, {name}"), durability, load);
         }
     }
     for (load_name, load) in LOADS {
@@ -122,6 +130,65 @@ fn writes(run: &Run, data: &Data, load_name: &str, durability: Durability, load:
     }
 }
 
+/// The same load with and without a thread that makes files, and does nothing with the store.
+fn floor(run: &Run, data: &Data, load_name: &str, durability: Durability, load: Load) {
+    let name = format!("{load_name}: beside synced files / not");
+    if !run.wants(&name) {
+        return;
+    }
+    let options = Options::new().durability(durability);
+    let (on, off) = (data.store("on.db", options.clone()), data.store("off.db", options));
+    let (spool, replica) = (data.folder().join("spool"), data.folder().join("replica"));
+    for folder in [&spool, &replica] {
+        fs::create_dir(folder).expect("it is a new folder");
+    }
+    let (makes, ended) = (AtomicBool::new(true), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                thread::sleep(FILE_PAUSE);
+                if ended.load(Relaxed) {
+                    break;
+                }
+                if makes.load(Relaxed) {
+                    let name = format!("{number}.ltx");
+                    for folder in [&spool, &replica] {
+                        synced_file(folder, &name);
+                    }
+                    fs::remove_file(spool.join(name)).expect("it has just been made");
+                }
+            }
+        });
+        let (ours, theirs) = (RefCell::default(), RefCell::default());
+        let found = compare(
+            ROUNDS,
+            || {
+                makes.store(true, Relaxed);
+                let rate = slice(run, load, &on, &ours);
+                makes.store(false, Relaxed);
+                thread::sleep(FILE_PAUSE.min(run.interval));
+                rate
+            },
+            || slice(run, load, &off, &theirs),
+        );
+        ended.store(true, Relaxed);
+        print_pair(&name, &found, &ours.into_inner(), &theirs.into_inner());
+    });
+    drop((on, off));
+    delete(&[&spool, &replica]);
+}
+
+/// A file that is on the disk, with its name, as one of a replica is.
+fn synced_file(folder: &Path, name: &str) {
+    let unfinished = folder.join("unfinished");
+    let mut file = fs::File::create(&unfinished).expect("the folder can be written");
+    file.write_all(&[1; FILE_BYTES]).expect("the disk has room");
+    file.sync_all().expect("it can be synced");
+    fs::rename(&unfinished, folder.join(name)).expect("it is in the same folder");
+    let folder = fs::File::open(folder).and_then(|folder| folder.sync_all());
+    folder.expect("it can be synced");
+}
+
 /// Compares two stores under that load, and returns how many writes the first one has made. After a slice of it,
 /// `caught_up` waits until what it has written is copied.
 fn pair(run: &Run, name: &str, load: Load, (on, caught_up): (&Store, impl Fn()), off: &Store) -> u64 {
@@ -136,14 +203,18 @@ fn pair(run: &Run, name: &str, load: Load, (on, caught_up): (&Store, impl Fn()),
         },
         || slice(run, load, off, &theirs),
     );
+    print_pair(name, &found, &ours.into_inner(), &theirs.into_inner());
+    on.stats().committed_writes - before
+}
+
+fn print_pair(name: &str, found: &Compared, ours: &[[f64; 3]], theirs: &[[f64; 3]]) {
     println!(
         "{name:<62} {:>9.0}/s {:>9.0}/s  {:.2}  {:.2}..{:.2}",
         found.ours, found.theirs, found.ratio, found.lowest, found.highest
     );
-    let (ours, theirs) = (ours.into_inner(), theirs.into_inner());
     for (at, what) in [(0, "p50"), (1, "p99"), (2, "worst")] {
         let of = |waits: &[[f64; 3]]| waits.iter().map(|waits| waits[at]).collect::<Vec<_>>();
-        let (mut ours, mut theirs) = (of(&ours), of(&theirs));
+        let (mut ours, mut theirs) = (of(ours), of(theirs));
         let mut ratios: Vec<_> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
         println!(
             "    wait of a write, {what} of a slice: {:.0} us and {:.0} us, {:.2}",
@@ -152,7 +223,6 @@ fn pair(run: &Run, name: &str, load: Load, (on, caught_up): (&Store, impl Fn()),
             median(&mut ratios)
         );
     }
-    on.stats().committed_writes - before
 }
 
 /// Writes per second. Adds the p50, the p99 and the longest of the waits, in microseconds.
