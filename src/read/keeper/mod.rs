@@ -101,7 +101,7 @@ struct Held {
     rest: Duration,
     /// The next pause, and the end of the last one.
     pause: Duration,
-    paused_until: Instant,
+    paused_until: Tick,
     /// Whether a tick is due.
     ticks: bool,
     /// The number of reads at the last tick.
@@ -145,7 +145,7 @@ impl Keeper {
                 began_at: 0,
                 rest: FIRST_REST,
                 pause: FIRST_PAUSE,
-                paused_until: Instant::now(),
+                paused_until: Tick::now(),
                 ticks: false,
                 reads: 0,
                 others: None,
@@ -206,8 +206,8 @@ impl Keeper {
     /// Lets go for some time.
     fn pause(&self, held: &mut Held) {
         self.let_go(held);
-        held.paused_until = Instant::now() + held.pause;
-        self.wait(held.pause);
+        held.paused_until = Tick::now().plus(held.pause);
+        self.next.store(held.paused_until.nanos(), Relaxed);
         held.pause = (held.pause * 2).min(LONGEST_PAUSE);
     }
 
@@ -322,7 +322,8 @@ impl Readers {
     fn renew_keeper(&self) {
         let keeper = &self.keeper;
         let Some(mut held) = keeper.held.try_lock() else { return };
-        if keeper.close_if_off(&mut held) {
+        // A tick may have paused it meanwhile.
+        if keeper.close_if_off(&mut held) || !keeper.is_due() {
             return;
         }
         let reads = self.slots.reads();

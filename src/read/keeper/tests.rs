@@ -60,7 +60,11 @@ fn holds_none(engine: &Engine) -> bool {
 }
 
 fn is_paused(engine: &Engine) -> bool {
-    keeper(engine).held.lock().paused_until > Instant::now()
+    !is_past(keeper(engine).held.lock().paused_until)
+}
+
+fn is_past(tick: Tick) -> bool {
+    tick.nanos() <= Tick::now().nanos()
 }
 
 /// Reads until `is_so`.
@@ -136,9 +140,9 @@ fn keeper_pauses_beside_another_writer() {
         end.store(true, Relaxed);
     });
     let until = keeper(&engine).held.lock().paused_until;
-    read_while(&engine, |engine| holds_none(engine) || until <= Instant::now());
+    read_while(&engine, |engine| holds_none(engine) || is_past(until));
     read_until(&engine, holds_newest);
-    assert!(until <= Instant::now());
+    assert!(is_past(until));
 }
 
 #[test]
@@ -146,7 +150,7 @@ fn own_commits_pause_no_keeper() {
     let folder = tempfile::tempdir().unwrap();
     let engine = open(folder.path(), Settings::default());
     read_until(&engine, holds_newest);
-    let opened = Instant::now();
+    let opened = Tick::now();
     let end = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -157,7 +161,7 @@ fn own_commits_pause_no_keeper() {
         });
         read_until(&engine, |_| end.load(Relaxed));
     });
-    assert!(keeper(&engine).held.lock().paused_until <= opened);
+    assert!(keeper(&engine).held.lock().paused_until.nanos() <= opened.nanos());
 }
 
 #[test]
