@@ -1078,8 +1078,9 @@ pub(super) fn cannot_spool(path: &Path, error: SpoolError) -> Error {
         ),
         SpoolError::Io(error) => (
             format!(
-                "its folder {}, which keeps what is not uploaded yet, cannot be used: {error}",
-                folder.display()
+                "its folder {}, which keeps what is not uploaded yet, cannot be used: {error}{}",
+                folder.display(),
+                way_out_for_spool(&error)
             ),
             Some(Box::new(error) as _),
         ),
@@ -1088,6 +1089,16 @@ pub(super) fn cannot_spool(path: &Path, error: SpoolError) -> Error {
         path: path.into(),
         problem,
         source,
+    }
+}
+
+fn way_out_for_spool(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ". Give the user of this process the right to write there",
+        io::ErrorKind::ReadOnlyFilesystem => ". Mount its file system so that it can be written",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ". Make room on its disk",
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => ". Move the file of that name away",
+        _ => "",
     }
 }
 

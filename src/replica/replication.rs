@@ -936,7 +936,6 @@ impl Replication {
 
     /// The replica is another primary's, or of another history: nothing is captured or written any more.
     pub(super) fn stop(&self, stopped: Stopped) {
-        self.set_phase(Phase::Ended);
         let reason = match &stopped {
             Stopped::Fenced { by, .. } => {
                 self.figures().fenced(by);
@@ -950,6 +949,8 @@ impl Replication {
         if let Some(shared) = self.shared.upgrade() {
             shared.stop(stopped);
         }
+        // Only now: in this phase a checkpoint needs no capture, and a poisoned store makes none.
+        self.set_phase(Phase::Ended);
         self.reach(|progress| progress.stopped = Some(reason));
     }
 

@@ -537,7 +537,7 @@ pub(crate) struct ReplicaRestoreArgs {
     pub(crate) ago: Option<Duration>,
 
     /// The state after this transaction
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) txid: Option<u64>,
 
     /// Do not check the database, only the checksums of the files

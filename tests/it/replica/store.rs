@@ -158,6 +158,19 @@ pub(super) fn rows(store: &Store) -> u32 {
 }
 
 #[test]
+fn file_in_the_place_of_the_spool_is_named() {
+    let place = Place::new();
+    let spool = place.database().with_file_name("app.db-replica");
+    fs::write(&spool, "not ours").unwrap();
+    let error = place.options().open(place.database()).err().unwrap().to_string();
+    assert!(error.contains("app.db-replica"), "{error}");
+    assert!(error.ends_with("Move the file of that name away"), "{error}");
+    assert_eq!(fs::read_to_string(&spool).unwrap(), "not ours");
+    fs::remove_file(&spool).unwrap();
+    place.open().close().unwrap();
+}
+
+#[test]
 fn closed_store_is_in_its_replica() {
     for access in [Access::Shared, Access::Exclusive] {
         for durability in [Durability::Normal, Durability::Full] {

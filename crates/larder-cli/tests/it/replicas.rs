@@ -66,6 +66,7 @@ fn states_are_listed_restored_and_verified() {
     place
         .say("replicate restore replica never.db --ago 1h --txid 1")
         .assert_code(2);
+    place.say("replicate restore replica never.db --txid 0").assert_code(2);
     assert!(!place.path("never.db").exists());
     place
         .say("replicate restore replica new.db")
